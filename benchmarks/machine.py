@@ -1,0 +1,34 @@
+"""Where figures were measured: without it they say nothing."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import psutil
+
+
+def machine(packages: Sequence[str]) -> dict[str, object]:
+    """Processor, cores, memory, load, system, and the versions of these packages."""
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "load_average": [round(load, 2) for load in psutil.getloadavg()],
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "versions": {package: version(package) for package in packages},
+    }
+
+
+def _processor() -> str:
+    """The model's name; Linux alone tells it in a file, elsewhere the architecture must do."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -1,0 +1,104 @@
+"""What came back: predictions as a reader sees them, with their latencies, and how good they were."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import log_loss, roc_auc_score
+
+from driftwood.tail import Copies, read
+from streams.settings import Settings
+from streams.topics import Topic
+
+# How many of the newest latencies the live view's percentiles are of.
+RECENT = 5_000
+
+SCORE_BINS = 10
+
+
+@dataclass
+class Answers:
+    """The predictions of one run, each once, kept in memory: about 200 bytes an event."""
+
+    ids: list[str] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+    parts: list[dict[str, float]] = field(default_factory=list)
+    latencies_ms: list[float] = field(default_factory=list)
+    copies: int = 0
+    late: int = 0
+
+    def add(self, value: bytes, timestamp_ms: int) -> None:
+        """One prediction, published at the broker's time `timestamp_ms`."""
+        prediction = json.loads(value)
+        self.ids.append(prediction["event_id"])
+        self.scores.append(prediction["score"])
+        self.parts.append({name: part["score"] for name, part in prediction["parts"].items()})
+        self.latencies_ms.append(max(timestamp_ms - prediction["arrived_ms"], 0))
+        self.late += "late" in prediction["flags"]
+
+    def latency_ms(self, newest: int | None = None) -> dict[str, float]:
+        """p50, p95 and p99 from the broker's time of the event to that of its prediction, in milliseconds."""
+        values = self.latencies_ms[-newest:] if newest else self.latencies_ms
+        if not values:
+            return {"p50": 0.0, "p95": 0.0, "p99": 0.0}
+        found = np.percentile(values, (50, 95, 99))
+        return {
+            name: round(float(value), 1) for name, value in zip(("p50", "p95", "p99"), found, strict=True)
+        }
+
+    def by_score(self) -> Sequence[int]:
+        """Predictions in ten bins of the score from 0 to 1."""
+        return [int(count) for count in np.histogram(self.scores, SCORE_BINS, (0.0, 1.0))[0]]
+
+    def quality(self, outcomes: pd.DataFrame) -> dict[str, dict[str, float]]:
+        """AUC and log loss by part of the score, over the events that have a label. `outcomes` as of `named`."""
+        known = self._with(outcomes).dropna(subset=["label"])
+        truth = known["label"].astype(int)
+        auc, loss = {}, {}
+        for part in sorted({name for parts in self.parts for name in parts}):
+            scores = known["parts"].map(lambda parts, part=part: parts.get(part)).astype(float)
+            auc[part] = round(float(roc_auc_score(truth[scores.notna()], scores.dropna())), 4)
+            loss[part] = round(float(log_loss(truth[scores.notna()], scores.dropna())), 4)
+        return {"auc": auc, "log_loss": loss}
+
+    def named(self, outcomes: pd.DataFrame) -> dict[str, int]:
+        """How often each outcome came. `outcomes` has by event id its `outcome` by name and its `label`, null if none."""
+        return {
+            str(name): int(count) for name, count in self._with(outcomes)["outcome"].value_counts().items()
+        }
+
+    def _with(self, outcomes: pd.DataFrame) -> pd.DataFrame:
+        return pd.DataFrame({"parts": self.parts}, index=pd.Index(self.ids)).join(outcomes, how="inner")
+
+
+class Reader:
+    """Reads a topic's records in a thread of its own into `answers`, copies dropped."""
+
+    def __init__(self, settings: Settings, topic: Topic, answers: Answers) -> None:
+        self._settings, self._topic, self._answers = settings, topic, answers
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name=f"read {topic.name}", daemon=True)
+        self._thread.start()
+
+    def check(self) -> None:
+        """Raises what ended the reading."""
+        if self._failure is not None:
+            raise self._failure
+
+    def _run(self) -> None:
+        copies = Copies()
+        try:
+            for message in read(self._settings, self._topic, from_start=True, follow=True):
+                headers: dict[str, Any] = dict(message.headers() or ())
+                if copies.seen(headers["position"]):
+                    self._answers.copies += 1
+                else:
+                    self._answers.add(message.value(), message.timestamp()[1])  # type: ignore[attr-defined, arg-type]
+        except Exception as error:  # noqa: BLE001  the main thread raises it again
+            self._failure = error

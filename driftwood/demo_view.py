@@ -1,0 +1,77 @@
+"""The demo as a person watches it: figures while it streams, and a summary at the end."""
+
+from __future__ import annotations
+
+from rich.console import Group
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from driftwood.answers import RECENT, Answers
+from driftwood.demo import DemoResult
+from driftwood.demo_stream import Standing
+
+BAR_WIDTH = 30
+
+
+def training(what: str, share: float) -> Group:
+    """What the training does, and how much of it is done."""
+    return Group(Text(what), ProgressBar(total=1.0, completed=share, width=BAR_WIDTH))
+
+
+def live(standing: Standing) -> Panel:
+    """Events a second, lag, latency, predictions by score, dead letters, and how much is done."""
+    answers = standing.answers
+    done = len(answers.ids) + standing.dead_letters
+    rate = done / standing.seconds if standing.seconds else 0.0
+    figures = Table.grid(padding=(0, 2))
+    figures.add_row("answered", f"{done:,} of {standing.total:,}", "events/s", f"{rate:,.0f}")
+    figures.add_row(
+        "latency ms", _latency(answers.latency_ms(RECENT)), "lag", f"{standing.sent - done:,} events"
+    )
+    figures.add_row("dead letters", f"{standing.dead_letters:,}", "late", f"{answers.late:,}")
+    bar = ProgressBar(total=max(standing.total, 1), completed=done)
+    return Panel(Group(figures, bar, _histogram(answers)), title="driftwood", border_style="cyan")
+
+
+def summary(result: DemoResult) -> str:
+    """The block that the demo prints at its end."""
+    figures = result.summary
+    latency = figures["latency_ms"]
+    lines = [
+        ("pipeline", f"{figures['pipeline']}, model {result.training.version}"),
+        (
+            "events",
+            f"{figures['events']:,} in, {figures['predictions']:,} predictions, {figures['dead_letters']:,} dead letters",
+        ),
+        (
+            "speed",
+            f"{figures['events_per_second']:,} events/s, {figures['cpu_us_per_event']:g} µs of worker CPU an event",
+        ),
+        (
+            "latency",
+            f"p50 {latency['p50']:g} ms, p95 {latency['p95']:g} ms, p99 {latency['p99']:g} ms, at full speed",
+        ),
+    ]
+    lines += [
+        ("quality", f"{part}: AUC {auc:.3f}, log loss {figures['log_loss'][part]:.3f}, on what came true")
+        for part, auc in figures["auc"].items()
+    ]
+    named = ", ".join(f"{count:,} {name}" for name, count in result.outcomes.items())
+    lines += [("outcomes", f"{named}; only those with a label are judged"), ("folder", str(result.folder))]
+    return "\n".join(f"{name:<10}{text}" for name, text in lines)
+
+
+def _latency(values: dict[str, float]) -> str:
+    return f"p50 {values['p50']:g}  p95 {values['p95']:g}  p99 {values['p99']:g}"
+
+
+def _histogram(answers: Answers) -> Table:
+    counts = answers.by_score()
+    most = max(*counts, 1)
+    shown = Table.grid(padding=(0, 1))
+    for number, count in enumerate(counts):
+        bar = Text("█" * round(BAR_WIDTH * count / most), style="cyan")
+        shown.add_row(f"score {number / 10:.1f}", bar, f"{count:,}")
+    return shown

@@ -1,0 +1,30 @@
+"""What `driftwood demo` does with the flights: which months train, which are streamed, and what came true."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+
+import pandas as pd
+
+from examples.flights.data import between, prepare
+
+TRAIN_UNTIL = "2013-04-01T04:00:00Z"  # midnight in New York
+TRAINING = (date(2013, 1, 1), date(2013, 4, 1))
+STREAMED = (date(2013, 4, 1), date(2013, 7, 1))
+
+
+def training_events(folder: Path) -> pd.DataFrame:
+    """The events of January to March."""
+    return between(pd.read_parquet(prepare(folder).events), *TRAINING)
+
+
+def streamed_events(folder: Path) -> pd.DataFrame:
+    """The events of April to June, in the order of their scheduled departures."""
+    return between(pd.read_parquet(prepare(folder).events), *STREAMED)
+
+
+def outcomes(folder: Path) -> pd.DataFrame:
+    """By flight_id: `outcome` (arrived, cancelled or diverted) and `label` (late or not; null unless it arrived)."""
+    labels = pd.read_parquet(prepare(folder).labels)
+    return labels.set_index("flight_id")[["outcome", "late"]].rename(columns={"late": "label"})

@@ -1,0 +1,152 @@
+"""The state store in dictionaries, with the semantics of the one in Redis: for replays, and for tests.
+
+`copy.deepcopy` of a store is a snapshot of it. Nothing expires: `Commit.expire_s` counts seconds of the wall clock, and
+there is none here.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from features.store import (
+    NOTHING_APPLIED,
+    Claim,
+    Claimed,
+    Commit,
+    Committed,
+    Loaded,
+    PartitionId,
+    Position,
+    Refused,
+)
+
+_NO_TILE = struct.pack("<q", -(2**63))
+_FIELD, _REPLACED, _HEAD = 12, 20, 22  # where field, replaced tile and length end in a change record
+
+
+@dataclass
+class _Partition:
+    epoch: int = 0
+    applied: int = NOTHING_APPLIED
+    identity: str | None = None
+    watermark_us: int = 0
+    seen: dict[str, Position] = field(default_factory=dict)
+    pins: list[tuple[int, str]] = field(default_factory=list)
+    ids: dict[int, dict[bytes, bytes]] = field(default_factory=dict)
+
+
+class MemoryStore:
+    """`StateStore` in memory. `ids_a_bucket`: how many event ids a bucket remembers.
+
+    Example:
+        >>> import asyncio
+        >>> partition = PartitionId("flights", "flights.hop-origin", 0, "cluster/topic")
+        >>> asyncio.run(MemoryStore().load(partition))
+        Loaded(epoch=1, applied=-1, seen={}, watermark_us=0, identity=None)
+    """
+
+    def __init__(self, ids_a_bucket: int = 1_000_000) -> None:
+        self._ids_a_bucket = ids_a_bucket
+        self._partitions: dict[tuple[str, str, int], _Partition] = {}
+        self._states: dict[tuple[str, str, str], dict[bytes, bytes]] = {}
+        self.feature_rows: dict[bytes, bytes] = {}
+        """Feast's Redis key -> the row last written there, packed as in features/feast_rows.py."""
+
+    async def load(self, partition: PartitionId) -> Loaded:
+        """Raise the partition's epoch and read what is known of it."""
+        known = self._partition(partition)
+        known.epoch += 1
+        return Loaded(known.epoch, known.applied, dict(known.seen), known.watermark_us, known.identity)
+
+    async def claim(self, claim: Claim) -> Claimed | Refused:
+        """Step 3."""
+        known = self._partition(claim.partition)
+        refused = self._claim_refused(known, claim)
+        if refused:
+            return refused
+        pinned = next((pin for pin in known.pins if pin[0] >= claim.first), None)
+        if pinned is None:
+            pinned = (claim.last, claim.versions)
+            if claim.last >= claim.first:  # a batch of which nothing is new has nothing to pin
+                known.pins.append(pinned)
+        states = {key: self._packed(claim.partition.pipeline, claim.entity, key) for key in claim.missing}
+        ids = zip(claim.ids, claim.id_buckets, strict=True)
+        known_ids = [_look_up(known.ids, digest, bucket) for digest, bucket in ids]
+        return Claimed(pinned[1], pinned[0], states, known_ids)
+
+    async def commit(self, commit: Commit) -> Committed | Refused:
+        """Step 7."""
+        known = self._partition(commit.partition)
+        if known.epoch != commit.epoch:
+            return Refused("epoch", known.applied)
+        if known.applied != commit.applied:
+            return Refused("applied", known.applied)
+        known.applied, known.identity = commit.last, commit.partition.identity
+        known.watermark_us = commit.watermark_us
+        known.seen.update(commit.seen)
+        known.pins = [pin for pin in known.pins if pin[0] > commit.last]
+        for key, changes in commit.states:
+            _change(self._states.setdefault((commit.partition.pipeline, commit.entity, key), {}), changes)
+        self.feature_rows.update(commit.feature_rows)
+        return Committed(self._remember(known, commit))
+
+    def _partition(self, partition: PartitionId) -> _Partition:
+        name = (partition.pipeline, partition.topic, partition.partition)
+        return self._partitions.setdefault(name, _Partition())
+
+    @staticmethod
+    def _claim_refused(known: _Partition, claim: Claim) -> Refused | None:
+        if known.epoch != claim.epoch:
+            return Refused("epoch", known.applied)
+        newest = max(claim.applied, claim.in_flight)
+        reach = known.pins[-1][0] if known.pins else known.applied
+        if known.applied == newest or claim.applied <= known.applied < newest <= reach:
+            return None
+        return Refused("applied", known.applied)
+
+    def _packed(self, pipeline: str, entity: str, key: str) -> bytes | None:
+        fields = self._states.get((pipeline, entity, key))
+        if not fields:
+            return None
+        return b"".join(name + struct.pack("<H", len(payload)) + payload for name, payload in fields.items())
+
+    def _remember(self, known: _Partition, commit: Commit) -> int:
+        """Write the ids of the commit; returns how many were not remembered."""
+        oldest = commit.oldest_bucket
+        held = {bucket: len(digests) for bucket, digests in known.ids.items()}
+        dropped = 0
+        for bucket, digest, position in commit.ids:
+            if (oldest is not None and bucket < oldest) or held.get(bucket, 0) >= self._ids_a_bucket:
+                dropped += 1
+                continue
+            held[bucket] = held.get(bucket, 0) + 1
+            known.ids.setdefault(bucket, {})[digest] = position
+        for bucket in [bucket for bucket in known.ids if oldest is not None and bucket < oldest]:
+            del known.ids[bucket]
+        return dropped
+
+
+def _look_up(ids: dict[int, dict[bytes, bytes]], digest: bytes, bucket: int) -> bytes | None:
+    found = (ids.get(near, {}).get(digest) for near in (bucket, bucket - 1, bucket + 1))
+    return next((position for position in found if position is not None), None)
+
+
+def _change(fields: dict[bytes, bytes], changes: bytes) -> None:
+    for name, replaced, payload in _records(changes):
+        if replaced != _NO_TILE:
+            fields.pop(name[:4] + replaced, None)
+        if payload:
+            fields[name] = payload
+        else:
+            fields.pop(name, None)
+
+
+def _records(changes: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
+    """Field, replaced tile and payload of each change (features/packing.py has the format)."""
+    at = 0
+    while at < len(changes):
+        end = at + _HEAD + int.from_bytes(changes[at + _REPLACED : at + _HEAD], "little")
+        yield changes[at : at + _FIELD], changes[at + _FIELD : at + _REPLACED], changes[at + _HEAD : end]
+        at = end

@@ -1,0 +1,140 @@
+"""The label: what became of an event, how it is written, and when it is known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from features.durations import duration_us
+from features.errors import DeveloperError, PipelineError
+from features.plan import Floats
+from features.schema import is_name
+
+NO_LABEL = "no label"
+"""`when_silent` where silence says nothing: such an event is never learnt from."""
+
+Class = str | int | bool
+LabelKind = Literal["binary", "regression", "multiclass"]
+
+
+@dataclass(frozen=True)
+class Label:
+    """What is predicted. `name` is its column in the labels file and its field in the labels topic.
+
+    - `kind="binary"` (the default): 1 or true where it happened, 0 or false where it did not. With other words,
+      `classes=("no", "yes")`: the second is what is predicted.
+    - `kind="multiclass"`: one of `classes`, texts or whole numbers; the scores come in their order.
+    - `kind="regression"`: a number.
+
+    A null label means that this event has none (a cancelled flight is neither late nor on time). `horizon` is how long
+    after its event a label may still come. `when_silent` says what an event is whose label has not come by then: "no
+    label" (nothing is known; it is not learnt from), or a value (a payment that nobody disputed: 0).
+
+    Raises PipelineError for a declaration that makes no sense.
+
+    Example:
+        >>> Label("late", horizon="3d").codes([1, False, None]).tolist()
+        [1.0, 0.0, nan]
+        >>> Label("outcome", kind="binary", classes=("paid", "default"), horizon="180d").codes(["default"]).tolist()
+        [1.0]
+    """
+
+    name: str
+    kind: LabelKind = "binary"
+    classes: Sequence[Class] = ()
+    horizon: str = "30d"
+    when_silent: float | Class = NO_LABEL
+
+    def __post_init__(self) -> None:
+        place = f"Label({self.name!r})"
+        if not is_name(self.name):
+            raise PipelineError(
+                place, "its name is no name", "letters, digits and _, beginning with a letter"
+            )
+        if self.kind not in ("binary", "regression", "multiclass"):
+            raise PipelineError(place, f"kind={self.kind!r}", "'binary', 'regression' or 'multiclass'")
+        object.__setattr__(self, "classes", self._checked_classes(place))
+        duration_us(self.horizon, f"{place}, horizon")
+        if self.when_silent != NO_LABEL and self._code(self.when_silent) is None:
+            raise PipelineError(
+                place, f"when_silent={self.when_silent!r}", f"{NO_LABEL!r} or {self.expected}"
+            )
+
+    @property
+    def horizon_us(self) -> int:
+        """How long after its event a label may come, in microseconds."""
+        return duration_us(self.horizon, f"Label({self.name!r}), horizon")
+
+    @property
+    def silent_code(self) -> float:
+        """The code of an event whose label did not come within the horizon; NaN: it has none."""
+        code = None if self.when_silent == NO_LABEL else self._code(self.when_silent)
+        return math.nan if code is None else code
+
+    @property
+    def neutral(self) -> float | tuple[float, ...]:
+        """The score of somebody who knows nothing: 0.5, 0.0, or every class alike."""
+        if self.kind == "multiclass":
+            return (1.0 / len(self.classes),) * len(self.classes)
+        return 0.5 if self.kind == "binary" else 0.0
+
+    @property
+    def expected(self) -> str:
+        """What its values may be, for messages."""
+        if self.kind == "regression":
+            return "a finite number"
+        return "one of " + ", ".join(repr(value) for value in self.classes or (0, 1))
+
+    def codes(self, values: Iterable[object], place: Callable[[int], str] = "row {}".format) -> Floats:
+        """float64[n] codes of n labels: 0/1, the number itself, or the index of the class; NaN for null (and NaN).
+
+        Raises DeveloperError for a value that the label cannot have, naming it and the `place` of its index.
+        """
+        codes: list[float] = []
+        for index, value in enumerate(values):
+            if value is None or (isinstance(value, float) and math.isnan(value)):
+                codes.append(math.nan)
+                continue
+            code = self._code(value)
+            if code is None:
+                raise DeveloperError(
+                    f"label {self.name}, {place(index)}: {value!r}; expected {self.expected} (or null)"
+                )
+            codes.append(code)
+        return np.array(codes, np.float64)
+
+    def _code(self, value: object) -> float | None:
+        if isinstance(value, np.generic):
+            value = value.item()
+        if self.kind == "regression":
+            number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            return float(value) if number else None  # type: ignore[arg-type]  # a number, see the line above
+        if self.classes:
+            # 1, 1.0 and True are one value: a column of whole numbers with nulls arrives as floats.
+            return next((float(code) for code, known in enumerate(self.classes) if known == value), None)
+        return float(value) if isinstance(value, int | float) and value in (0, 1) else None
+
+    def _checked_classes(self, place: str) -> tuple[Class, ...]:
+        classes = tuple(self.classes) if not isinstance(self.classes, str) else (self.classes,)
+        if self.kind == "regression":
+            if classes:
+                raise PipelineError(
+                    place, f"classes={classes!r} of a regression", "no classes, or another kind"
+                )
+            return ()
+        if not classes and self.kind == "binary":
+            return ()
+        kinds = {type(value) for value in classes}
+        if len(classes) != len(set(classes)) or kinds not in ({str}, {int}, {bool}) or len(classes) < 2:
+            raise PipelineError(
+                place, f"classes={classes!r}", "two or more different texts, or whole numbers"
+            )
+        if self.kind == "binary" and len(classes) != 2:
+            raise PipelineError(
+                place, f"classes={classes!r} of a binary label", "two, the second one predicted"
+            )
+        return classes

@@ -1,0 +1,115 @@
+"""Puts the stages of a pipeline together from what they stand on: store, models, publisher, topics, metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from features.decode import Decoder
+from features.errors import SettingError
+from features.feast_rows import FeastRows
+from features.plan import EntityPlan
+from features.store import StateStore
+from models.pipeline import Pipeline
+from streams.dead_letters import DeadLetterWriter
+from streams.entity_batch import EntityBatches, stage_plans
+from streams.frames import FrameCodec
+from streams.hop import Hop
+from streams.metrics import Metrics
+from streams.predict_road import EntityStage, Ingest, Onward, Publishing
+from streams.prediction import Answers
+from streams.serving import Serving
+from streams.settings import Settings
+from streams.topics import PipelineTopics
+from streams.worker import Stages
+
+INGEST = "ingest"
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What the stages of a worker stand on. `identities` has the identity of each topic by its full name."""
+
+    pipeline: Pipeline
+    settings: Settings
+    topics: PipelineTopics
+    identities: Mapping[str, str]
+    store: StateStore
+    serving: Serving
+    publisher: Publishing
+    metrics: Metrics
+
+
+def stage_names(pipeline: Pipeline) -> list[str]:
+    """The stages of a pipeline, in order: `ingest`, then the entities."""
+    return [INGEST, *(plan.entity for plan in stage_plans(pipeline.feature_set))]
+
+
+def assemble(ground: Ground, chosen: Collection[str] = ()) -> Stages:
+    """The chosen stages, or all of them. Raises `SettingError` for the name of a stage that the pipeline lacks."""
+    names = stage_names(ground.pipeline)
+    for name in chosen:
+        if name not in names:
+            raise SettingError("--stages", name, f"stages of {ground.pipeline.name}: {', '.join(names)}")
+    wanted = set(chosen or names)
+    plans = stage_plans(ground.pipeline.feature_set)
+    entities = {
+        ground.topics.hops[plan.entity].name: _entity_stage(ground, number)
+        for number, plan in enumerate(plans)
+        if plan.entity in wanted
+    }
+    ingest = {ground.topics.events.name: _ingest(ground)} if INGEST in wanted else {}
+    return Stages(ground.pipeline.name, ingest, entities, ground.identities)
+
+
+def _ingest(ground: Ground) -> Ingest:
+    settings = ground.settings
+    events = ground.topics.events.name
+    decoder = Decoder(ground.pipeline.feature_set, settings.unknown_fields, settings.max_record_bytes)
+    source = f"{events}@{ground.identities[events]}"
+    return Ingest(
+        source, decoder, _hop(ground, 0), _dead_letters(ground, events), ground.publisher, ground.metrics
+    )
+
+
+def _entity_stage(ground: Ground, number: int) -> EntityStage:
+    plans = stage_plans(ground.pipeline.feature_set)
+    last = number == len(plans) - 1
+    onward: Onward = _answers(ground) if last else _hop(ground, number + 1)
+    plan = plans[number]
+    dead_letters = _dead_letters(ground, ground.topics.hops[plan.entity].name)
+    batches = _batches(ground, plan, number)
+    return EntityStage(
+        batches, onward, ground.store, dead_letters, ground.publisher, ground.metrics, answers=last
+    )
+
+
+def _batches(ground: Ground, plan: EntityPlan, number: int) -> EntityBatches:
+    settings, name = ground.settings, ground.pipeline.name
+    return EntityBatches(
+        plan,
+        FrameCodec(ground.pipeline.feature_set, number),
+        FeastRows(name, f"{name}_{plan.entity}", plan),
+        first=number == 0,
+        repeat_horizon_us=int(settings.repeat_horizon.total_seconds() * 1_000_000),
+        capacity=settings.hot_entities,
+        expire_s=plan.longest_us // 1_000_000 + int(settings.events_retention.total_seconds()),
+    )
+
+
+def _hop(ground: Ground, number: int) -> Hop:
+    plan = stage_plans(ground.pipeline.feature_set)[number]
+    topic = ground.topics.hops[plan.entity]
+    codec = FrameCodec(ground.pipeline.feature_set, number)
+    return Hop(topic.name, topic.partitions, codec, plan, ground.pipeline.version)
+
+
+def _answers(ground: Ground) -> Answers:
+    return Answers(ground.pipeline, ground.serving, ground.topics.predictions, ground.topics.events.name)
+
+
+def _dead_letters(ground: Ground, source: str) -> DeadLetterWriter:
+    topic = ground.topics.dead_letters
+    return DeadLetterWriter(
+        topic.name, topic.partitions, source, ground.pipeline.version, ground.settings.max_record_bytes
+    )

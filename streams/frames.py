@@ -1,0 +1,214 @@
+"""Frames: the rows of one batch that are bound for one partition of a hop topic, as one Kafka record.
+
+A frame is an Arrow record batch without its schema (both sides work the schema out from the pipeline), at most
+`MAX_FRAME_BYTES` long. Beside the event's columns every row carries where it comes from:
+
+* `upstream_offset`, `upstream_row`: the record it was made from, and its place there. Together with the upstream
+  partition, which stands in the record's headers, this is the row's *position*: the next stage drops what it has seen.
+* `origin_partition`, `origin_offset`, `arrived_ms`: the event's own record in `events`, for the prediction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+
+from features.feature_set import FeatureSet
+from features.plan import Floats, Ints
+from features.rows import Rows
+from features.store import Position
+from streams.batch import Record
+
+# Below the broker's and the consumers' default message and fetch limits (1 MiB), so that one frame always travels.
+MAX_FRAME_BYTES = 512 * 1024
+
+
+@dataclass(frozen=True)
+class Frame:
+    """n rows with the features worked out so far.
+
+    `windows` is float64[n, features so far], `ages_s` float64[n, entities so far] (seconds since the entity's newest
+    earlier event, NaN when it was never seen), `flags` int64[n] (see `streams.flags`).
+    """
+
+    rows: Rows
+    upstream_offsets: Ints
+    upstream_rows: Ints
+    origin_partitions: Ints
+    origin_offsets: Ints
+    arrived_ms: Ints
+    windows: Floats
+    ages_s: Floats
+    flags: Ints
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @classmethod
+    def of_events(cls, rows: Rows, partition: int, records: Sequence[Record]) -> Frame:
+        """Decoded events, each from its own record of this partition of `events`."""
+        offsets = np.array([record.offset for record in records], np.int64)
+        arrived_ms = np.array([record.timestamp for record in records], np.int64)
+        zeros = np.zeros(len(rows), np.int64)
+        nothing = np.zeros((len(rows), 0))
+        return cls(rows, offsets, zeros, zeros + partition, offsets, arrived_ms, nothing, nothing, zeros)
+
+    def take(self, chosen: Ints) -> Frame:
+        """The rows at these indices, in this order."""
+        return Frame(
+            self.rows.take(chosen),
+            self.upstream_offsets[chosen],
+            self.upstream_rows[chosen],
+            self.origin_partitions[chosen],
+            self.origin_offsets[chosen],
+            self.arrived_ms[chosen],
+            self.windows[chosen],
+            self.ages_s[chosen],
+            self.flags[chosen],
+        )
+
+    def with_entity(self, windows: Floats, ages_s: Floats, flags: Ints) -> Frame:
+        """The same rows after one more entity's stage."""
+        return replace(
+            self,
+            windows=np.hstack([self.windows, windows]),
+            ages_s=np.column_stack([self.ages_s, ages_s]),
+            flags=self.flags | flags,
+        )
+
+
+class FrameCodec:
+    """Writes and reads the frames that enter the stage number `stage` (0 = the first entity's)."""
+
+    def __init__(self, feature_set: FeatureSet, stage: int) -> None:
+        plans = feature_set.entities[:stage]
+        self._layout = feature_set.layout
+        self._widths = {
+            "numbers": len(self._layout.numbers),
+            "windows": sum(len(plan.outputs) for plan in plans),
+            "ages_s": len(plans),
+        }
+        self.schema = pa.schema(self._fields())
+        self.version = f"{feature_set.hash}-{stage}".encode()
+
+    def encode(self, frame: Frame) -> pa.RecordBatch:
+        """The frame as an Arrow record batch."""
+        columns = [
+            frame.rows.event_ids,
+            pa.array(frame.rows.times_us),
+            self._matrix("numbers", frame.rows.numbers),
+        ]
+        columns += frame.rows.texts
+        columns += [pa.array(frame.upstream_offsets), pa.array(frame.upstream_rows)]
+        columns += [
+            pa.array(frame.origin_partitions),
+            pa.array(frame.origin_offsets),
+            pa.array(frame.arrived_ms),
+        ]
+        columns += [self._matrix("windows", frame.windows), self._matrix("ages_s", frame.ages_s)]
+        return pa.RecordBatch.from_arrays([*columns, pa.array(frame.flags)], schema=self.schema)
+
+    def split(self, frame: Frame, partitions: Ints) -> Iterator[tuple[int, bytes]]:
+        """Cut a frame by target partition: (partition, bytes) pairs, rows in order, none above `MAX_FRAME_BYTES`."""
+        if len(frame) == 0:
+            return
+        order = np.argsort(partitions, kind="stable")
+        batch = self.encode(frame)
+        if (np.diff(partitions) < 0).any():
+            batch = batch.take(pa.array(order))
+        targets, starts = np.unique(partitions[order], return_index=True)
+        ends = [*starts[1:], len(order)]
+        for target, start, end in zip(targets, starts, ends, strict=True):
+            for piece in _pieces(batch.slice(int(start), int(end - start))):
+                yield int(target), piece
+
+    def decode(self, value: bytes) -> Frame:
+        """The frame in a record's value. Raises ValueError when it is none."""
+        try:
+            batch = pa.ipc.read_record_batch(pa.py_buffer(value), self.schema)
+            batch.validate(full=True)
+        except (pa.ArrowException, OSError, EOFError) as error:
+            raise ValueError(str(error)) from error
+        if batch.column(0).null_count:
+            raise ValueError("an event without an id")
+        return self._frame(batch)
+
+    def empty(self) -> Frame:
+        """A frame without rows."""
+        return self._frame(pa.RecordBatch.from_pylist([], schema=self.schema))
+
+    def join(self, frames: Sequence[Frame]) -> Frame:
+        """Several frames as one, in order."""
+        if len(frames) == 1:
+            return frames[0]
+        return self._frame(pa.concat_batches([self.encode(frame) for frame in frames]))
+
+    def _fields(self) -> list[tuple[str, pa.DataType]]:
+        texts = [(f"text:{name}", pa.string()) for name in self._layout.texts]
+        return [
+            ("event_id", pa.string()),
+            ("time_us", pa.int64()),
+            ("numbers", pa.list_(pa.float64(), self._widths["numbers"])),
+            *texts,
+            ("upstream_offset", pa.int64()),
+            ("upstream_row", pa.int64()),
+            ("origin_partition", pa.int64()),
+            ("origin_offset", pa.int64()),
+            ("arrived_ms", pa.int64()),
+            ("windows", pa.list_(pa.float64(), self._widths["windows"])),
+            ("ages_s", pa.list_(pa.float64(), self._widths["ages_s"])),
+            ("flags", pa.int64()),
+        ]
+
+    def _matrix(self, name: str, values: Floats) -> pa.FixedSizeListArray:
+        flat = pa.array(np.ascontiguousarray(values).reshape(-1))
+        kind = self.schema.field(name).type
+        # Built from buffers because `from_arrays` cannot tell how many rows a matrix without columns has.
+        return pa.FixedSizeListArray.from_buffers(kind, len(values), [None], children=[flat])
+
+    def _frame(self, batch: pa.RecordBatch) -> Frame:
+        column = dict(zip(self.schema.names, batch.columns, strict=True))
+        texts = tuple(column[f"text:{name}"] for name in self._layout.texts)
+        times_us = column["time_us"].to_numpy()
+        rows = Rows(
+            self._layout, column["event_id"], times_us, self._values(column["numbers"], "numbers"), texts
+        )
+        return Frame(
+            rows,
+            column["upstream_offset"].to_numpy(),
+            column["upstream_row"].to_numpy(),
+            column["origin_partition"].to_numpy(),
+            column["origin_offset"].to_numpy(),
+            column["arrived_ms"].to_numpy(),
+            self._values(column["windows"], "windows"),
+            self._values(column["ages_s"], "ages_s"),
+            column["flags"].to_numpy(),
+        )
+
+    def _values(self, column: pa.FixedSizeListArray, name: str) -> Floats:
+        values: Floats = column.flatten().to_numpy().reshape(len(column), self._widths[name])
+        return values
+
+
+def positions_after(frame: Frame, seen: Position) -> int:
+    """Index of the first row that stands after `seen`. Rows of one record are in the order of their positions.
+
+    Example: rows (5, 0), (5, 3), (6, 0) after position (5, 0) begin at index 1.
+    """
+    later = frame.upstream_offsets > seen.offset
+    same = (frame.upstream_offsets == seen.offset) & (frame.upstream_rows > seen.row)
+    after = np.flatnonzero(later | same)
+    return int(after[0]) if len(after) else len(frame)
+
+
+def _pieces(batch: pa.RecordBatch) -> Iterator[bytes]:
+    data = batch.serialize().to_pybytes()
+    if len(data) <= MAX_FRAME_BYTES or batch.num_rows == 1:
+        yield data
+        return
+    half = batch.num_rows // 2
+    yield from _pieces(batch.slice(0, half))
+    yield from _pieces(batch.slice(half))

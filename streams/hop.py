@@ -1,0 +1,47 @@
+"""A hop: the way from one stage to the next, a topic that driftwood keys by the next stage's entity."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import numpy as np
+
+from features.plan import EntityPlan, Ints
+from features.rows import entity_keys
+from streams.frames import Frame, FrameCodec
+from streams.headers import FRAME, PIPELINE_VERSION, UPSTREAM
+from streams.producer import Outgoing, partition_of
+
+
+@dataclass(frozen=True)
+class Hop:
+    """The hop topic of `plan`'s entity, and how frames are written on it."""
+
+    topic: str
+    partitions: int
+    codec: FrameCodec
+    plan: EntityPlan
+    pipeline_version: str
+
+    def versions(self) -> str:
+        """What a stage that sends along this hop pins: no model has a say here."""
+        return json.dumps({"pipeline": self.pipeline_version})
+
+    def messages(self, frame: Frame, upstream: str, versions: str) -> list[Outgoing]:
+        """The frame as one or more records for each partition. `upstream` names the partition its rows come from."""
+        headers = [
+            (UPSTREAM, upstream.encode()),
+            (FRAME, self.codec.version),
+            (PIPELINE_VERSION, self.pipeline_version.encode()),
+        ]
+        pieces = self.codec.split(frame, self._targets(frame))
+        return [Outgoing(self.topic, partition, None, value, headers) for partition, value in pieces]
+
+    def _targets(self, frame: Frame) -> Ints:
+        # A row without a key belongs to no entity: the event id spreads such rows instead of heaping them up.
+        names = frame.rows.event_ids.to_pylist()
+        if self.plan.keys:
+            keys = entity_keys(frame.rows, self.plan.keys)
+            names = [name if key is None else key for key, name in zip(keys, names, strict=True)]
+        return np.array([partition_of(name.encode(), self.partitions) for name in names], np.int64)

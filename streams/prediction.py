@@ -1,0 +1,184 @@
+"""A prediction as consumers read it: one JSON document an event, with everything that it was made from.
+
+Nothing in it depends on when or where it was made, so a prediction that is made again after a crash is the same bytes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from features.feature_set import FeatureMatrix
+from features.plan import Floats, Ints
+from models.pipeline import Pipeline
+from models.scoring import Scorer
+from streams import flags
+from streams.frames import Frame
+from streams.headers import PIPELINE_VERSION, POSITION
+from streams.producer import Outgoing, partition_of
+from streams.serving import Serving
+from streams.topics import Topic
+
+
+class Part(msgspec.Struct):
+    """One model's share of the score: `weight` is its weight in the blend, `version` the model's."""
+
+    score: float | dict[str, float]
+    weight: float
+    version: str
+
+
+class Prediction(msgspec.Struct):
+    """The answer to one event.
+
+    `score` is a probability (binary), a value (regression) or a probability by class (multiclass); `decision` is what
+    the pipeline's decision rule says of it at `threshold`. `features` are the model's inputs as served, null where
+    missing. `ages_s` gives, by entity, the seconds since the entity's newest earlier event, null when there was none.
+    `arrived_ms` is the broker's timestamp of the event. `position` names the event's record: copies of a prediction
+    have the same position.
+    """
+
+    event_id: str
+    event_time: str
+    score: float | dict[str, float]
+    decision: bool | int | str | None
+    threshold: float | None
+    parts: dict[str, Part]
+    pipeline_version: str
+    features: dict[str, float | str | None]
+    ages_s: dict[str, float | None]
+    flags: list[str]
+    arrived_ms: int
+    position: str
+
+
+class Answers:
+    """Step 5: rows with all their features become predictions on `topic`, scored by the models that `serving` holds."""
+
+    def __init__(self, pipeline: Pipeline, serving: Serving, topic: Topic, events_topic: str) -> None:
+        self._pipeline = pipeline
+        self._serving = serving
+        self._topic, self._partitions = topic.name, topic.partitions
+        self._events_topic = events_topic
+        self._entities = [plan.entity for plan in pipeline.feature_set.entities]
+        self._encode = msgspec.json.Encoder().encode
+
+    def versions(self) -> str:
+        """The versions in force: of the pipeline and of the model."""
+        return self._serving.versions()
+
+    def messages(self, frame: Frame, upstream: str, versions: str) -> list[Outgoing]:
+        """One prediction for each row, in order."""
+        if len(frame) == 0:
+            return []
+        scorer = self._serving.scorer(versions)
+        matrix = self._pipeline.feature_set.assemble(frame.rows, frame.windows)
+        scores = scorer.score(matrix)
+        columns = zip(
+            frame.rows.event_ids.to_pylist(),
+            utc_texts(frame.rows.times_us),
+            score_values(self._pipeline, scores),
+            decisions(self._pipeline, scorer, scores),
+            served_features(matrix),
+            frame.ages_s.tolist(),
+            (frame.flags | score_flags(scorer, matrix)).tolist(),
+            frame.arrived_ms.tolist(),
+            frame.origin_partitions.tolist(),
+            frame.origin_offsets.tolist(),
+            strict=True,
+        )
+        return [self._message(scorer, *values) for values in columns]
+
+    def _message(
+        self,
+        scorer: Scorer,
+        event_id: str,
+        event_time: str,
+        score: Any,
+        decision: Any,
+        features: dict[str, Any],
+        ages_s: list[float],
+        flag_bits: int,
+        arrived_ms: int,
+        partition: int,
+        offset: int,
+    ) -> Outgoing:
+        position = f"{self._events_topic}/{partition}/{offset}"
+        prediction = Prediction(
+            event_id,
+            event_time,
+            score,
+            decision,
+            scorer.threshold,
+            {scorer.name: Part(score, 1.0, scorer.version)},
+            self._pipeline.version,
+            features,
+            dict(zip(self._entities, ages_s, strict=True)),
+            flags.flag_names(flag_bits),
+            arrived_ms,
+            position,
+        )
+        key = event_id.encode()
+        headers = self._headers(position, event_time)
+        return Outgoing(
+            self._topic, partition_of(key, self._partitions), key, self._encode(prediction), headers
+        )
+
+    def _headers(self, position: str, event_time: str) -> list[tuple[str, bytes]]:
+        return [
+            (POSITION, position.encode()),
+            (PIPELINE_VERSION, self._pipeline.version.encode()),
+            ("ce_specversion", b"1.0"),
+            ("ce_id", position.encode()),
+            ("ce_type", b"driftwood.prediction.v1"),
+            ("ce_source", self._topic.encode()),
+            ("ce_time", event_time.encode()),
+        ]
+
+
+def utc_texts(times_us: np.ndarray[Any, np.dtype[np.int64]]) -> list[str]:
+    """Times as RFC 3339 in UTC with microseconds.
+
+    Example:
+        >>> utc_texts(np.array([1364811300000000]))
+        ['2013-04-01T10:15:00.000000Z']
+    """
+    texts: list[str] = np.datetime_as_string(
+        times_us.astype("datetime64[us]"), unit="us", timezone="UTC"
+    ).tolist()
+    return texts
+
+
+def score_values(pipeline: Pipeline, scores: Floats) -> Sequence[Any]:
+    """Scores as they stand in the JSON: numbers, or for several classes a probability by class."""
+    if scores.ndim == 1:
+        return list(scores.tolist())
+    classes = [str(name) for name in pipeline.label.classes]
+    return [dict(zip(classes, row, strict=True)) for row in scores.tolist()]
+
+
+def score_flags(scorer: Scorer, matrix: FeatureMatrix) -> Ints:
+    """int64[n]: the flags that the model has to raise."""
+    always = flags.FALLBACK if "fallback" in scorer.flags else 0
+    return np.where(scorer.unseen_categories(matrix), flags.UNSEEN_CATEGORY, 0) | always
+
+
+def decisions(pipeline: Pipeline, scorer: Scorer, scores: Floats) -> Sequence[Any]:
+    """The decision rule's answer: true or false at the threshold, the most probable class, or None without a rule."""
+    if scores.ndim == 1 and math.isnan(scorer.threshold):
+        return [None] * len(scores)
+    if scores.ndim == 1:
+        return list((scores >= scorer.threshold).tolist())
+    return [pipeline.label.classes[best] for best in scores.argmax(axis=1).tolist()]
+
+
+def served_features(matrix: FeatureMatrix) -> list[dict[str, Any]]:
+    """By row the model's inputs by name; a missing number stays NaN, which JSON writes as null."""
+    columns: list[Sequence[Any]] = [column.tolist() for column in matrix.values.T]
+    for index, texts in matrix.categories.items():
+        columns[index] = texts.to_pylist()
+    return [dict(zip(matrix.names, values, strict=True)) for values in zip(*columns, strict=True)]

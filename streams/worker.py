@@ -1,0 +1,205 @@
+"""The worker: which partitions are ours, what is remembered of them, and the loop that drives the road for each.
+
+Nothing here knows Faust: `streams/app.py` connects it. The transport asks `position` where reading starts, reports
+`started` and `revoked`; agents hand fetched batches to `receive`; a task per partition takes all that waits, sends it
+down the road and marks it as done.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from features.store import NOTHING_APPLIED, PartitionId, Refused
+from streams.batch import FetchedBatch, Partition
+from streams.entity_batch import Memory
+from streams.mailbox import Mailbox, MailboxLimits, PartitionTasks, Piece, Put
+from streams.predict_road import EntityStage, Ingest
+from streams.pressure import LOOK_EVERY_S, Pressure
+from streams.transport import BEGINNING
+
+log = logging.getLogger(__name__)
+
+
+class Group(Protocol):
+    """What the worker asks of the consumer group (the transport's `Consumer`)."""
+
+    def hold(self, partition: Partition) -> None: ...
+    def release(self, partition: Partition) -> None: ...
+    def mark_done(self, partition: Partition, end: int, seek: int) -> bool: ...
+    async def rewind(self, partition: Partition, offset: int) -> int | None: ...
+    async def still_ours(self, partition: Partition, offset: int) -> bool: ...
+
+
+@dataclass(frozen=True)
+class Stages:
+    """The stages that this worker runs, by their input topic; `identities` tells the topics' instances apart."""
+
+    pipeline: str
+    ingest: Mapping[str, Ingest]
+    entities: Mapping[str, EntityStage]
+    identities: Mapping[str, str]
+
+    @property
+    def topics(self) -> list[str]:
+        """The topics to subscribe to."""
+        return [*self.ingest, *self.entities]
+
+
+class Worker:
+    """Runs stages on the partitions that the group gives us. `clock` is a monotonic clock in seconds."""
+
+    def __init__(
+        self,
+        stages: Stages,
+        pressure: Pressure,
+        *,
+        limits: MailboxLimits,
+        grace_s: float,
+        clock: Callable[[], float],
+        fatal: Callable[[BaseException], None],
+    ) -> None:
+        self._stages, self._pressure = stages, pressure
+        self._grace_s, self._clock = grace_s, clock
+        self._memories: dict[Partition, Memory] = {}
+        self._busy_since: dict[Partition, float] = {}
+        self._ends: dict[Partition, int] = {}  # of each log, as of its newest fetch
+        self._done: dict[Partition, int] = {}  # everything below is
+        self._group: Group | None = None
+        self._tasks = PartitionTasks(
+            self._work, hold=self._hold, release=self._release, fatal=fatal, limits=limits
+        )
+
+    def join(self, group: Group) -> None:
+        """The group that we are a member of; called once it is there."""
+        self._group = group
+
+    # What the transport asks and reports.
+
+    async def position(self, partition: Partition) -> int | None:
+        """Where to read on: behind `applied` for a stage with state, at the committed offset for ingest."""
+        if partition[0] not in self._stages.entities:
+            return None
+        memory = await self._open(partition)
+        return BEGINNING if memory.applied == NOTHING_APPLIED else memory.applied + 1
+
+    def started(self, partition: Partition, offset: int, seek: int) -> None:
+        """The partition is ours and flows."""
+        self._done[partition] = self._ends[partition] = offset
+        self._tasks.start(partition, offset, seek)
+
+    async def revoked(self, partitions: frozenset[Partition]) -> None:
+        """Finish the batches in hand, then forget the partitions."""
+        await self._tasks.stop(partitions, grace_s=self._grace_s)
+        for remembered in (self._memories, self._busy_since, self._ends, self._done):
+            for partition in partitions:
+                remembered.pop(partition, None)
+
+    def receive(self, batch: FetchedBatch) -> None:
+        """A fetched batch; never waits."""
+        if self._tasks.put(batch) is Put.TAKEN:
+            self._ends[batch.key] = batch.highwater
+
+    # What is watched.
+
+    def memories(self) -> list[Memory]:
+        """The partitions with state that are ours, for metrics."""
+        return list(self._memories.values())
+
+    def mailboxes(self) -> list[Mailbox]:
+        """What waits, for metrics."""
+        return self._tasks.mailboxes()
+
+    def lags(self) -> dict[Partition, int]:
+        """Records between what is done of each partition and its end, as of its newest fetch."""
+        done = dict(self._done)  # copies: metrics ask from a thread of their own
+        return {place: max(end - done.get(place, end), 0) for place, end in dict(self._ends).items()}
+
+    def stalled(self, patience_s: float) -> list[Partition]:
+        """Partitions whose batch in hand has been worked on for longer than `patience_s`.
+
+        A source that waits for the hop topics to be read does not count: it is meant to wait.
+        """
+        now = self._clock()
+        return [partition for partition, since in self._busy_since.items() if now - since > patience_s]
+
+    # The work of one partition.
+
+    async def _work(self, mailbox: Mailbox) -> None:
+        partition = mailbox.partition
+        source = partition[0] in self._stages.ingest
+        while (piece := await mailbox.take_all()) is not None:
+            if source and not await self._room(mailbox):
+                return
+            self._busy_since[partition] = self._clock()
+            await (self._ingest(piece) if source else self._advance(mailbox, piece))
+            del self._busy_since[partition]
+
+    async def _room(self, mailbox: Mailbox) -> bool:
+        """Wait until the hop topics have room; False when the partition is taken away before."""
+        while not mailbox.closed:
+            if await self._pressure.relief(LOOK_EVERY_S):
+                return True
+        return False
+
+    async def _ingest(self, piece: Piece) -> None:
+        topic, number = piece.partition
+        await self._stages.ingest[topic].process(number, piece.records)
+        self._finished(piece)
+
+    async def _advance(self, mailbox: Mailbox, piece: Piece) -> None:
+        memory = self._memories[piece.partition]
+        outcome = await self._stages.entities[piece.partition[0]].process(memory, piece.records)
+        if isinstance(outcome, Refused):
+            await self._start_over(mailbox, piece, outcome)
+            return
+        done = sum(record.offset <= outcome for record in piece.records)
+        if done < len(piece.records):
+            piece, rest = piece.cut(done)
+            mailbox.put_back(rest)
+        self._finished(piece)  # 8
+
+    def _finished(self, piece: Piece) -> None:
+        self._done[piece.partition] = piece.end
+        self._joined().mark_done(piece.partition, piece.end, piece.seek)
+
+    async def _start_over(self, mailbox: Mailbox, piece: Piece, refused: Refused) -> None:
+        log.warning(
+            "%s/%d: the store refused a batch (%s): loading the partition again",
+            *piece.partition,
+            refused.why,
+        )
+        # A newer epoch may be the new owner's: only who is still a member of the group may load the partition again,
+        # or two workers would take it from each other for ever.
+        if refused.why == "epoch" and not await self._joined().still_ours(piece.partition, piece.start):
+            mailbox.close()
+            return
+        memory = await self._open(piece.partition)
+        offset = max(memory.applied + 1, 0)
+        seek = await self._joined().rewind(piece.partition, offset)
+        if seek is None:
+            mailbox.close()
+        else:
+            self._done[piece.partition] = offset
+            mailbox.reset(seek, offset)
+
+    async def _open(self, partition: Partition) -> Memory:
+        topic, number = partition
+        identity = self._stages.identities[topic]
+        memory = await self._stages.entities[topic].open(
+            PartitionId(self._stages.pipeline, topic, number, identity)
+        )
+        self._memories[partition] = memory
+        return memory
+
+    def _hold(self, partition: Partition) -> None:
+        self._joined().hold(partition)
+
+    def _release(self, partition: Partition) -> None:
+        self._joined().release(partition)
+
+    def _joined(self) -> Group:
+        assert self._group is not None, "no batch flows before the worker has joined its group"
+        return self._group

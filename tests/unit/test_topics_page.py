@@ -1,0 +1,168 @@
+"""docs/topics.md tells what the code writes: schema, headers, reasons; and its examples work."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jsonschema
+import msgspec
+import numpy as np
+from confluent_kafka import Message
+
+from features import diagnosis
+from features.decode import Decoder
+from models.loading import load_pipeline
+from models.model_store import ModelStore
+from streams import flags
+from streams.dead_letters import DeadLetter, DeadLetterWriter
+from streams.frames import Frame
+from streams.prediction import Answers, Part, Prediction
+from streams.producer import Outgoing
+from streams.serving import Serving
+from streams.settings import Settings
+from streams.topics import Topic, pipeline_topics
+
+TOPICS = Path("docs/topics.md").read_text()
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def without_prose(value: Any) -> Any:
+    """A JSON Schema without titles and descriptions: they say no more than the table above it."""
+    if isinstance(value, dict):
+        prose = {key for key in ("title", "description") if isinstance(value.get(key), str)}
+        return {key: without_prose(inner) for key, inner in value.items() if key not in prose}
+    return [without_prose(inner) for inner in value] if isinstance(value, list) else value
+
+
+def documented_schema() -> Any:
+    return json.loads(blocks(TOPICS.partition("<!-- schema of a prediction")[2], "json")[0])
+
+
+def test_the_schema_of_a_prediction_is_that_of_the_code():
+    expected = without_prose(msgspec.json.schema(Prediction))
+    assert documented_schema() == expected, json.dumps(expected, indent=2)
+
+
+def test_every_field_of_a_prediction_is_explained():
+    table = TOPICS.partition("\n| field | what |\n")[2].partition("\n\n")[0]
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == list(Prediction.__struct_fields__)
+    assert all(f"`{name}`" in table for name in Part.__struct_fields__)
+    assert all(f"`{name}`" in table for name in flags.NAMES.values())
+
+
+def test_the_example_of_a_prediction_follows_the_schema():
+    example = json.loads(blocks(TOPICS.partition("<!-- example of a prediction")[2], "json")[0])
+    jsonschema.validate(example, documented_schema())
+    assert list(example) == list(Prediction.__struct_fields__)
+
+
+EVENT = {
+    "flight_id": "f1",
+    "scheduled_departure": "2013-04-01T10:15:00Z",
+    "origin": "EWR",
+    "destination": "IAH",
+    "carrier": "UA",
+    "distance_km": 2253.1,
+}
+
+
+def predictions(folder: Path) -> list[Outgoing]:
+    """What the last stage writes of two flights: without an aircraft or weather, and late."""
+    pipeline = load_pipeline("flights")
+    topics = pipeline_topics(pipeline.name, ["origin"], Settings())
+    answers = Answers(pipeline, Serving(pipeline, ModelStore(folder)), topics.predictions, topics.events.name)
+    rows = Decoder(pipeline.feature_set).decode([(json.dumps(EVENT).encode(), 0)] * 2).rows
+    records: Any = [SimpleNamespace(offset=offset, timestamp=1_364_811_300_412) for offset in (7, 8)]
+    frame = Frame.of_events(rows, 2, records)
+    windows = np.full((2, len(pipeline.feature_set.windows)), np.nan)
+    for number, plan in enumerate(pipeline.feature_set.entities):
+        columns = pipeline.feature_set.window_slice(plan.entity)
+        frame = frame.with_entity(
+            windows[:, columns], np.array([np.nan, 60.0]), np.array([0, flags.LATE]) * (number == 0)
+        )
+    return answers.messages(frame, "hop/0", answers.versions())
+
+
+def test_predictions_follow_the_schema_and_have_the_headers_of_the_page(tmp_path):
+    first, second = predictions(tmp_path)
+    for message in (first, second):
+        jsonschema.validate(json.loads(message.value), documented_schema())
+        assert all(f"`{name}`" in TOPICS for name, _ in message.headers)
+        assert message.key == b"f1"
+    assert json.loads(first.value)["ages_s"]["aircraft"] is None
+    assert json.loads(second.value)["flags"] == ["late", "fallback"]
+    assert dict(first.headers)["position"] == b"flights.events/2/7"
+
+
+def messages(outgoing: list[Outgoing]) -> list[Message]:
+    """As confluent-kafka would hand them to a reader."""
+    return [
+        Message(topic=one.topic, key=one.key, value=one.value, headers=list(one.headers)) for one in outgoing
+    ]
+
+
+def code_of(start: str) -> dict[str, Any]:
+    """The names that the Python block of the page which holds `start` defines."""
+    names: dict[str, Any] = {}
+    [code] = [block for block in blocks(TOPICS, "python") if start in block]
+    exec(compile(code, "docs/topics.md", "exec"), names)
+    return names
+
+
+def test_the_reader_on_the_page_drops_copies_also_between_calls(tmp_path):
+    once = code_of("def once")["once"]
+    first, second = messages(predictions(tmp_path))
+    seen: dict[bytes, None] = {}
+    read = [prediction["position"] for prediction in once([first, second, first], seen)]
+    assert read == ["flights.events/2/7", "flights.events/2/8"]
+    assert list(once([second], seen)) == []
+    assert len(list(once([first, second, first], {}, limit=1))) == 3  # what was forgotten comes again
+
+
+def test_all_python_on_the_page_compiles():
+    for block in blocks(TOPICS, "python"):
+        compile(block, "docs/topics.md", "exec")
+
+
+def dead_letter(
+    value: bytes, key: bytes = b"k", reason: str = "wrong_type", path: str = "$.amount"
+) -> Outgoing:
+    writer = DeadLetterWriter("orders.dead-letters", 4, "orders.events", "v1", max_record_bytes=1 << 20)
+    record: Any = SimpleNamespace(offset=3, timestamp=0, key=key, value=value, headers=())
+    return writer.message(DeadLetter(1, record, reason, path, "a sentence"))
+
+
+def test_the_headers_of_dead_letters_are_those_on_the_page():
+    table = TOPICS.partition("\n| header | what |\n")[2].partition("\n\n")[0]
+    told = set(re.findall(r"`([a-z_0-9]+)`", "".join(row.split("|")[1] for row in table.splitlines())))
+    large = dead_letter(bytes(2 << 20), key=bytes(2 << 20))
+    assert told == {name for name, _ in large.headers}
+
+
+def test_the_reasons_of_dead_letters_are_those_on_the_page():
+    table = TOPICS.partition("\n| reason | the record |\n")[2].partition("\n\n")[0]
+    listed = set(re.findall(r"^    ([a-z_]+) {2,}", str(diagnosis.__doc__), re.MULTILINE))
+    assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == listed | {"not_a_frame"}
+
+
+def test_the_example_of_mending_mends():
+    mended = code_of("def mended")["mended"]
+    [bad, other] = messages(
+        [dead_letter(b'{"amount": "12.5", "shop": 7}'), dead_letter(b"{", reason="not_json")]
+    )
+    assert json.loads(mended(bad)) == {"amount": 12.5, "shop": 7}
+    assert mended(other) is None
+
+
+def test_every_kind_of_topic_is_on_the_page():
+    topics = pipeline_topics("flights", ["<entity>"], Settings())
+    listed = re.findall(r"^\| \[`([^`]+)`\]", TOPICS, re.MULTILINE)
+    every: list[Topic] = list(topics)
+    assert sorted(listed) == sorted(topic.name for topic in every)
