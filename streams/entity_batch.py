@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import mmh3
@@ -40,16 +40,26 @@ def stage_plans(feature_set: FeatureSet) -> tuple[EntityPlan, ...]:
     return feature_set.entities or (NO_ENTITY,)
 
 
+# The event ids of a batch: (event-time bucket, digest) -> the position of the event's own record.
+Ids = Mapping[tuple[int, bytes], bytes]
+
+
 @dataclass
 class Memory:
-    """What a worker holds of one partition of a stage. It is forgotten whole when the partition moves."""
+    """What a worker holds of one partition of a stage. It is forgotten whole when the partition moves.
+
+    `applied` is what the store is known to have; `taken`, `seen` and `watermark_us` are as of the newest batch that was
+    begun, which is further while batches are in flight. `in_flight` has the event ids of each of those, oldest first.
+    """
 
     partition: PartitionId
     epoch: int
     applied: int
-    seen: dict[str, Position]
+    taken: int
+    seen: Mapping[str, Position]
     watermark_us: int
     state: EntityState
+    in_flight: tuple[Ids, ...] = ()
 
     @property
     def upstream(self) -> str:
@@ -59,11 +69,15 @@ class Memory:
 
 @dataclass(frozen=True)
 class Work:
-    """A batch after steps 1 and 2: its new rows, and for each row the entity's key and (first stage) its id's digest."""
+    """A batch after steps 1 and 2: its new rows, and for each row the entity's key and (first stage) its id's digest.
+
+    `before` are the ids of the batches that were in flight when this one was taken: the store may not have them yet.
+    """
 
     taken: Taken
     keys: Sequence[str | None]
     digests: Sequence[bytes]
+    before: tuple[Ids, ...]
 
 
 @dataclass(frozen=True)
@@ -102,19 +116,33 @@ class EntityBatches:
             )
         watermark_us = NO_EVENT_US if loaded.applied == NOTHING_APPLIED else loaded.watermark_us
         state = EntityState(self.plan, self.capacity)
-        return Memory(partition, loaded.epoch, loaded.applied, dict(loaded.seen), watermark_us, state)
+        applied = loaded.applied
+        return Memory(partition, loaded.epoch, applied, applied, dict(loaded.seen), watermark_us, state)
 
-    def take(self, memory: Memory, records: Sequence[Record]) -> Work:
-        """Steps 1 and 2. The batch is cut where its entities would not fit into memory together."""
-        taken = take(memory.partition.partition, records, memory.applied, memory.seen, self.codec)
+    def take(self, memory: Memory, records: Sequence[Record]) -> Work | None:
+        """Steps 1 and 2. The batch is cut where its entities would not fit into memory together.
+
+        None: they do not fit beside those of the batches in flight, which have to be finished first.
+        """
+        taken = take(memory.partition.partition, records, memory.taken, memory.seen, self.codec)
         keys = self._keys(taken)
-        if not memory.state.fits(keys):
-            if len(records) == 1:
-                raise SettingError(
-                    "hot_entities", self.capacity, f"at least {len(set(keys))}: one record names so many"
-                )
-            return self.take(memory, records[: len(records) // 2])
-        return Work(taken, keys, self._digests(taken))
+        if memory.state.fits(keys):
+            return Work(taken, keys, self._digests(taken), memory.in_flight)
+        if memory.in_flight:
+            return None
+        if len(records) == 1:
+            raise SettingError(
+                "hot_entities", self.capacity, f"at least {len(set(keys))}: one record names so many"
+            )
+        return self.take(memory, records[: len(records) // 2])
+
+    def cut(self, memory: Memory, work: Work, records: Sequence[Record], claim: Claimed) -> Work:
+        """The batch as far as its versions were pinned: a batch that is repeated must not outgrow its pin."""
+        if claim.pinned_last >= work.taken.last:
+            return work
+        records = [record for record in records if record.offset <= claim.pinned_last]
+        taken = take(memory.partition.partition, records, memory.taken, memory.seen, self.codec)
+        return Work(taken, self._keys(taken), self._digests(taken), work.before)
 
     def claim(self, memory: Memory, work: Work, versions: str) -> Claim:
         """The question of step 3."""
@@ -131,6 +159,7 @@ class EntityBatches:
             memory.state.missing(work.keys),
             work.digests,
             (times_us // self.repeat_horizon_us).tolist(),
+            memory.taken if memory.in_flight else NOTHING_APPLIED,
         )
 
     def compute(self, memory: Memory, work: Work, claim: Claimed) -> Computed:
@@ -160,7 +189,7 @@ class EntityBatches:
         return Commit(
             memory.partition,
             memory.epoch,
-            memory.applied,
+            memory.taken,
             taken.last,
             taken.seen,
             watermark_us,
@@ -172,13 +201,18 @@ class EntityBatches:
             watermark_us // self.repeat_horizon_us - KEPT_HORIZONS if self.first else None,
         )
 
+    def begun(self, memory: Memory, commit: Commit) -> None:
+        """The batch is in flight: the next one builds on what this one will have written."""
+        ids = {(bucket, digest): position for bucket, digest, position in commit.ids}
+        memory.in_flight = (*memory.in_flight, ids)
+        memory.taken, memory.seen, memory.watermark_us = commit.last, commit.seen, commit.watermark_us
+
     def committed(self, memory: Memory, computed: Computed, commit: Commit) -> None:
-        """The store has it: what was written is now what we know."""
+        """The store has the oldest batch in flight."""
         if computed.entities is not None:
             memory.state.committed(computed.entities.number)
+        memory.in_flight = memory.in_flight[1:]
         memory.applied = commit.last
-        memory.seen = dict(commit.seen)
-        memory.watermark_us = commit.watermark_us
 
     def _keys(self, taken: Taken) -> list[str | None]:
         if taken.frame is None:
@@ -193,13 +227,13 @@ class EntityBatches:
 
     def _kept(self, memory: Memory, frame: Frame, work: Work, claim: Claimed) -> Ints:
         """The rows that are no repeats, found row by row: the same ones, however rows are cut into batches."""
-        digests = work.digests[: len(frame)]
-        if not self.first or not (any(claim.known_ids) or len(set(digests)) < len(digests)):
+        if not self.first or not _may_repeat(work, claim):
             return np.arange(len(frame))
         horizon_us, watermark_us = self.repeat_horizon_us, memory.watermark_us
-        here: dict[tuple[int, bytes], bytes] = {}
+        here = {place: position for ids in work.before for place, position in ids.items()}
         kept = []
-        events = zip(digests, frame.rows.times_us.tolist(), _origins(frame), claim.known_ids, strict=False)
+        times_us, origins = frame.rows.times_us.tolist(), _origins(frame)
+        events = zip(work.digests, times_us, origins, claim.known_ids, strict=False)
         for row, (digest, time_us, origin, stored) in enumerate(events):
             bucket = time_us // horizon_us
             known: bytes | None = None
@@ -235,6 +269,14 @@ class EntityBatches:
         return self.codec.empty().with_entity(
             np.zeros((0, len(self.plan.outputs))), np.zeros(0), np.zeros(0, np.int64)
         )
+
+
+def _may_repeat(work: Work, claim: Claimed) -> bool:
+    """Whether an id of the batch was there before: in the store, in a batch in flight, or in this one."""
+    digests = set(work.digests)
+    if any(claim.known_ids) or len(digests) < len(work.digests):
+        return True
+    return any(digest in digests for ids in work.before for _, digest in ids)
 
 
 def _origins(frame: Frame) -> list[bytes]:

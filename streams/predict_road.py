@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from features.decode import Decoder
-from features.store import Committed, PartitionId, Refused, StateStore
+from features.store import Commit, Committed, PartitionId, Refused, StateStore
 from streams.batch import Partition, Record
 from streams.dead_letters import DeadLetter, DeadLetterWriter
 from streams.entity_batch import Computed, EntityBatches, Memory, Work
@@ -85,8 +85,27 @@ class Onward(Protocol):
 
 
 @dataclass(frozen=True)
+class Begun:
+    """A batch after step 5: what will be delivered and committed. `last` is its last record."""
+
+    work: Work
+    computed: Computed
+    commit: Commit
+    outgoing: Sequence[Outgoing]
+
+    @property
+    def last(self) -> int:
+        """The new `applied`, which may lie before the last record that was offered."""
+        return self.commit.last
+
+
+@dataclass(frozen=True)
 class EntityStage:
-    """A stage with state: the windows of one entity, for each partition of its hop topic."""
+    """A stage with state: the windows of one entity, for each partition of its hop topic.
+
+    Batches of a partition may overlap: the next one may `begin` while the one before it has yet to `finish`. Both go in
+    the order of the records.
+    """
 
     batches: EntityBatches
     onward: Onward
@@ -101,37 +120,51 @@ class EntityStage:
         return self.batches.remember(partition, await self.store.load(partition))
 
     async def process(self, memory: Memory, records: Sequence[Record]) -> int | Refused:
-        """One batch of one partition; returns the new `applied`, which may lie before the last record.
+        """One batch without overlap; returns the new `applied`, or why it had no effect. Raises as its two halves do."""
+        begun = await self.begin(memory, records)
+        assert begun is not None, "there is always room when nothing is in flight"
+        return begun if isinstance(begun, Refused) else await self.finish(memory, begun)
+
+    async def begin(self, memory: Memory, records: Sequence[Record]) -> Begun | Refused | None:
+        """Steps 1 to 5. None: there is no room for its entities beside the batches in flight, finish those first.
 
         `Refused` means that the partition moved or that the store was rolled back: forget `memory` and open again.
-        Raises `DeliveryError` and `UnreachableError`; the batch has then had no effect in the store.
+        Raises `UnreachableError`; the batch has then had no effect in the store.
         """
         timer = self.metrics.timer(self.name)
         work = self.batches.take(memory, records)  # 1, 2
         timer.done("decode")
+        if work is None:
+            return None
         claim = await self.store.claim(self.batches.claim(memory, work, self.onward.versions()))  # 3
         if isinstance(claim, Refused):
             return self._refused(claim)
-        if claim.pinned_last < work.taken.last:
-            work = self.batches.take(
-                memory, [record for record in records if record.offset <= claim.pinned_last]
-            )
+        work = self.batches.cut(memory, work, records, claim)
         timer.done("claim")
         computed = self.batches.compute(memory, work, claim)  # 4
         commit = self.batches.commit(memory, work, computed)
         timer.done("compute")
         outgoing = [self.dead_letters.message(letter) for letter in work.taken.dead]
         outgoing += self.onward.messages(computed.frame, memory.upstream, claim.versions)  # 5
+        self.batches.begun(memory, commit)
         timer.done("score")
-        await self.publisher.deliver(outgoing)  # 6
+        return Begun(work, computed, commit, outgoing)
+
+    async def finish(self, memory: Memory, begun: Begun) -> int | Refused:
+        """Steps 6 and 7 of the oldest batch in flight; returns the new `applied`.
+
+        `Refused` as above. Raises `DeliveryError` and `UnreachableError`; the outcome in the store is then unknown.
+        """
+        timer = self.metrics.timer(self.name)
+        await self.publisher.deliver(begun.outgoing)  # 6
         timer.done("deliver")
-        committed = await self.store.commit(commit)  # 7
-        if isinstance(committed, Refused) and not committed.already_done(commit):
+        committed = await self.store.commit(begun.commit)  # 7
+        if isinstance(committed, Refused) and not committed.already_done(begun.commit):
             return self._refused(committed)
-        self.batches.committed(memory, computed, commit)
+        self.batches.committed(memory, begun.computed, begun.commit)
         timer.done("commit")
-        self._count(work, computed, committed)
-        return commit.last
+        self._count(begun.work, begun.computed, committed)
+        return begun.last
 
     @property
     def name(self) -> str:

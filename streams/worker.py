@@ -16,6 +16,7 @@ from features.store import NOTHING_APPLIED, PartitionId, Refused
 from streams.batch import FetchedBatch, Partition
 from streams.entity_batch import Memory
 from streams.mailbox import Mailbox, MailboxLimits, PartitionTasks, Piece, Put
+from streams.overlap import Overlap
 from streams.predict_road import EntityStage, Ingest
 from streams.pressure import LOOK_EVERY_S, Pressure
 from streams.transport import BEGINNING
@@ -64,7 +65,7 @@ class Worker:
         self._stages, self._pressure = stages, pressure
         self._grace_s, self._clock = grace_s, clock
         self._memories: dict[Partition, Memory] = {}
-        self._busy_since: dict[Partition, float] = {}
+        self._busy_since: dict[Partition, float] = {}  # of what is in hand, the last that moved
         self._ends: dict[Partition, int] = {}  # of each log, as of its newest fetch
         self._done: dict[Partition, int] = {}  # everything below is
         self._group: Group | None = None
@@ -128,14 +129,20 @@ class Worker:
     # The work of one partition.
 
     async def _work(self, mailbox: Mailbox) -> None:
-        partition = mailbox.partition
-        source = partition[0] in self._stages.ingest
+        await (
+            self._ingest_all(mailbox)
+            if mailbox.partition[0] in self._stages.ingest
+            else self._advance_all(mailbox)
+        )
+
+    async def _ingest_all(self, mailbox: Mailbox) -> None:
+        topic, number = mailbox.partition
         while (piece := await mailbox.take_all()) is not None:
-            if source and not await self._room(mailbox):
+            if not await self._room(mailbox):
                 return
-            self._busy_since[partition] = self._clock()
-            await (self._ingest(piece) if source else self._advance(mailbox, piece))
-            del self._busy_since[partition]
+            self._began(mailbox.partition)
+            await self._stages.ingest[topic].process(number, piece.records)
+            self._ended(piece, in_flight=0)
 
     async def _room(self, mailbox: Mailbox) -> bool:
         """Wait until the hop topics have room; False when the partition is taken away before."""
@@ -144,46 +151,45 @@ class Worker:
                 return True
         return False
 
-    async def _ingest(self, piece: Piece) -> None:
-        topic, number = piece.partition
-        await self._stages.ingest[topic].process(number, piece.records)
-        self._finished(piece)
+    async def _advance_all(self, mailbox: Mailbox) -> None:
+        partition = mailbox.partition
+        while not mailbox.closed:
+            stage, memory = self._stages.entities[partition[0]], self._memories[partition]
+            refused = await Overlap(stage, memory, mailbox, self._began, self._ended).run()
+            if refused is not None:
+                await self._start_over(mailbox, refused)
 
-    async def _advance(self, mailbox: Mailbox, piece: Piece) -> None:
-        memory = self._memories[piece.partition]
-        outcome = await self._stages.entities[piece.partition[0]].process(memory, piece.records)
-        if isinstance(outcome, Refused):
-            await self._start_over(mailbox, piece, outcome)
-            return
-        done = sum(record.offset <= outcome for record in piece.records)
-        if done < len(piece.records):
-            piece, rest = piece.cut(done)
-            mailbox.put_back(rest)
-        self._finished(piece)  # 8
+    def _began(self, partition: Partition) -> None:
+        self._busy_since.setdefault(partition, self._clock())
 
-    def _finished(self, piece: Piece) -> None:
+    def _ended(self, piece: Piece, in_flight: int) -> None:
+        """Step 8, and a sign of life."""
+        if in_flight:
+            self._busy_since[piece.partition] = self._clock()
+        else:
+            self._busy_since.pop(piece.partition, None)
         self._done[piece.partition] = piece.end
         self._joined().mark_done(piece.partition, piece.end, piece.seek)
 
-    async def _start_over(self, mailbox: Mailbox, piece: Piece, refused: Refused) -> None:
+    async def _start_over(self, mailbox: Mailbox, refused: Refused) -> None:
+        partition = mailbox.partition
         log.warning(
-            "%s/%d: the store refused a batch (%s): loading the partition again",
-            *piece.partition,
-            refused.why,
+            "%s/%d: the store refused a batch (%s): loading the partition again", *partition, refused.why
         )
         # A newer epoch may be the new owner's: only who is still a member of the group may load the partition again,
         # or two workers would take it from each other for ever.
-        if refused.why == "epoch" and not await self._joined().still_ours(piece.partition, piece.start):
+        if refused.why == "epoch" and not await self._joined().still_ours(partition, self._done[partition]):
             mailbox.close()
             return
-        memory = await self._open(piece.partition)
+        memory = await self._open(partition)
         offset = max(memory.applied + 1, 0)
-        seek = await self._joined().rewind(piece.partition, offset)
+        seek = await self._joined().rewind(partition, offset)
         if seek is None:
             mailbox.close()
         else:
-            self._done[piece.partition] = offset
+            self._done[partition] = offset
             mailbox.reset(seek, offset)
+        self._busy_since.pop(partition, None)
 
     async def _open(self, partition: Partition) -> Memory:
         topic, number = partition
