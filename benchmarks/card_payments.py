@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from benchmarks.card_pipeline import cards as CARDS  # noqa: N811  # a pipeline file names its pipeline in lower case
+from benchmarks.card_pipeline import CARDS
 from features.plan import Floats, Ints
 from models.model_store import ModelStore
 from offline.train import train
@@ -142,4 +142,5 @@ def _fraud_shares(made: Payments) -> Floats:
     days = (made.times_us - START_US) // (3 * DAY_US)
     bad = (made.terminals + 7 * days) % 29 == 0
     dear = np.log1p(made.amounts) / 10.0
-    return np.where(bad, 0.5, 0.01) + 0.1 * dear * (made.channels == CHANNELS.index("online"))
+    shares: Floats = np.where(bad, 0.5, 0.01) + 0.1 * dear * (made.channels == CHANNELS.index("online"))
+    return shares

@@ -25,7 +25,7 @@ class Payment(msgspec.Struct):
 
 card, terminal = Entity("card"), Entity("terminal")
 
-cards = Pipeline(
+CARDS = Pipeline(
     "cards",
     event=Payment,
     id="payment_id",
