@@ -6,11 +6,13 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import psutil
+from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from driftwood.embedded.redis import free_port
@@ -53,18 +55,26 @@ class WorkerChild:
 
     def metrics(self) -> dict[str, float]:
         """The sum of each metric over its labels; empty while the worker does not answer."""
+        sums: dict[str, float] = {}
+        for family in self.families():
+            for sample in family.samples:
+                sums[sample.name] = sums.get(sample.name, 0.0) + sample.value
+        return sums
+
+    def families(self) -> Sequence[Metric]:
+        """Its metrics with their labels; empty while the worker does not answer."""
         try:
             with urllib.request.urlopen(
                 f"http://127.0.0.1:{self._port}/metrics", timeout=ANSWER_WITHIN_S
             ) as answer:
-                text = answer.read().decode()
+                return list(text_string_to_metric_families(answer.read().decode()))
         except OSError:
-            return {}
-        sums: dict[str, float] = {}
-        for family in text_string_to_metric_families(text):
-            for sample in family.samples:
-                sums[sample.name] = sums.get(sample.name, 0.0) + sample.value
-        return sums
+            return []
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
 
     def cpu_s(self) -> float:
         """User and system time that the worker has used, in seconds."""

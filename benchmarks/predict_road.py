@@ -1,0 +1,227 @@
+"""The whole predict road in one real worker process: its own CPU for each event, and how many events it answers a second.
+
+    python -m benchmarks.predict_road --events 300000 --broker kafka
+    python -m benchmarks.predict_road --pipeline flights --broker kafka --json
+    python -m benchmarks.predict_road --events 50000 --broker embedded
+
+The pipeline `cards` is generated: two entities, 24 windows, LightGBM of 200 x 31, JSON in and out, state and Feast rows
+in a real Redis with its append-only file. `flights` is the shipped example with its four entities. A tenth of the events
+warms up: the worker answers them all before the first figure is taken. On Kafka the worker then stands still while the
+others are put into `events`, so that it finds a backlog, and nobody sends while it works it off. The embedded broker
+cannot hold a backlog: there the sender runs beside the worker.
+
+`cpu_us_per_event` is user and system time of the worker's process, all its threads. `stages_us` is the wall time of the
+steps for each event, with the waits; steps of different batches overlap, so they add up to more than the time that passed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.machine import machine
+from benchmarks.printing import arguments, print_machine, print_steps, say, tell
+from benchmarks.servers import BROKERS, LogEnds, Servers, servers
+from benchmarks.watching import Watch, batch_rows, cpu_us, step_us
+from benchmarks.workloads import Keyed, Workload, card_workload, chunked, flight_workload
+from driftwood.demo_worker import WorkerChild
+from driftwood.pipelines import topics_of
+from driftwood.produce import Production, Schedule
+from features.errors import DriftwoodError, OperatorError
+from streams.settings import Settings
+from streams.topics import PipelineTopics
+
+LOOK_EVERY_S = 0.1
+SILENT_S = 60.0  # nothing was answered for this long: something is wrong
+
+# While it stands still the worker sends no heartbeats; a million events take some ten seconds to send.
+SESSION_TIMEOUT = timedelta(seconds=60)
+
+VERSIONS = (
+    "driftwood",
+    "lightgbm",
+    "numpy",
+    "numba",
+    "pyarrow",
+    "confluent-kafka",
+    "aiokafka",
+    "faust-streaming",
+)
+
+
+@dataclass(frozen=True)
+class Running:
+    """A worker beside its servers, ready for events."""
+
+    workload: Workload
+    settings: Settings
+    topics: PipelineTopics
+    worker: WorkerChild
+    watch: Watch
+    ends: LogEnds
+
+    def send(self, made: list[Keyed]) -> None:
+        """As fast as the broker takes them, within `unread_bytes_max`."""
+        production = Production(self.workload.pipeline.name, self.topics.events, self.settings)
+        production.run(chunked(made), Schedule())
+
+    def wait_for(self, answers: int) -> None:
+        """Until so many predictions are there."""
+        known, since = self.ends.total(), time.monotonic()
+        while known < answers:
+            self.worker.check()
+            time.sleep(LOOK_EVERY_S)
+            seen = self.ends.total()
+            if seen > known:
+                known, since = seen, time.monotonic()
+            elif time.monotonic() - since > SILENT_S:
+                raise OperatorError(f"nothing was answered for {SILENT_S:g} s: {known:,} of {answers:,}")
+
+    @contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """The worker does nothing meanwhile, and does not know."""
+        process = psutil.Process(self.worker.pid)
+        process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            process.send_signal(signal.SIGCONT)
+
+
+@contextmanager
+def running(
+    workload: Workload, broker: str, partitions: int, folder: Path, training_events: int = 0
+) -> Iterator[tuple[Running, Servers]]:
+    """Train, start everything, and wait until every partition flows."""
+    say(f"training the model of {workload.reference}")
+    workload.save_model(folder / "models", training_events)
+    settings = Settings(partitions=partitions, models_dir=folder / "models", session_timeout=SESSION_TIMEOUT)
+    if broker == "kafka":
+        settings = settings.model_copy(update={"unread_bytes_max": 0})
+    topics = topics_of(workload.pipeline, settings)
+    say(f"starting {broker}, Redis and a worker")
+    with servers(broker, folder, topics) as started:
+        local = settings.model_copy(update=started.addresses)
+        with WorkerChild(workload.reference, local, folder / "worker.log") as worker:
+            worker.wait_until_ready(partitions * (1 + len(topics.hops)))
+            watch = Watch(worker, started.pids)
+            ends = LogEnds(started.brokers, topics.predictions)
+            yield Running(workload, local, topics, worker, watch, ends), started
+
+
+def run(
+    workload: Workload, events: int, broker: str, partitions: int = 4, training_events: int = 0
+) -> dict[str, Any]:
+    """Warm up, measure, and say what was found."""
+    with tempfile.TemporaryDirectory(prefix="driftwood-benchmark-") as folder:
+        say(f"making {events:,} events")
+        made = workload.events(events)
+        with running(workload, broker, partitions, Path(folder), training_events) as (now, started):
+            warm = max(events // 10, 1)
+            now.send(made[:warm])
+            now.wait_for(warm)
+            say(f"warm after {warm:,} events")
+            return {**measured(now, made[warm:], events, broker), **_where(now, started, broker)}
+
+
+def measured(now: Running, made: list[Keyed], answers: int, broker: str) -> dict[str, Any]:
+    """The figures of these events, after which there are so many `answers` in all."""
+    before = now.watch.mark()
+    started = time.monotonic()
+    if broker == "kafka":
+        with now.standing_still():
+            now.send(made)
+        started = time.monotonic()
+    else:
+        now.send(made)
+    now.wait_for(answers)
+    seconds = time.monotonic() - started
+    after = now.watch.mark()
+    spent = cpu_us(before, after, len(made))
+    return {
+        "events_per_second": round(len(made) / seconds),
+        "cpu_us_per_event": spent.pop("worker"),
+        "cpu_us_per_event_beside": spent,
+        "stages_us": step_us(before, after, len(made)),
+        "batch_rows": batch_rows(before, after, len(made)),
+        "events": len(made),
+        "seconds": round(seconds, 1),
+        "memory_mib": now.watch.memory_mib(),
+    }
+
+
+def _where(now: Running, started: Servers, broker: str) -> dict[str, Any]:
+    found = machine(VERSIONS)
+    return {
+        "pipeline": now.workload.pipeline.name,
+        "entities": len(now.workload.pipeline.feature_set.entities),
+        "windows": len(now.workload.pipeline.feature_set.windows),
+        "broker": broker,
+        "partitions": now.settings.partitions,
+        "machine": {**found, "servers": started.versions},
+    }
+
+
+def show(console: Console, figures: Mapping[str, Any]) -> None:
+    """For people."""
+    told: dict[str, Callable[[Any], str]] = {
+        "pipeline": str,
+        "broker": str,
+        "events": "{:,}".format,
+        "events_per_second": "{:,}".format,
+        "cpu_us_per_event": "{:,}".format,
+    }
+    table = Table(title="The predict road in one worker", show_header=False)
+    for name, shown in told.items():
+        table.add_row(name, shown(figures[name]))
+    for name, spent in figures["cpu_us_per_event_beside"].items():
+        table.add_row(f"{name}'s CPU, us an event", f"{spent:,}")
+    console.print(table)
+    print_steps(console, "wall time of the steps, us an event", figures["stages_us"])
+    print_steps(console, "rows a batch", {"": figures["batch_rows"]})
+    print_machine(console, figures["machine"])
+
+
+def main() -> None:
+    """Parse, measure, print."""
+    parser = arguments(__doc__)
+    parser.add_argument(
+        "--events", type=int, default=300_000, help="in all; a tenth warms up (default 300,000)"
+    )
+    parser.add_argument("--broker", choices=BROKERS, default="embedded")
+    parser.add_argument("--pipeline", choices=("cards", "flights"), default="cards")
+    parser.add_argument("--partitions", type=int, default=4, help="of every topic (default 4)")
+    parser.add_argument("--cards", type=int, default=20_000, help="entities of `cards` (default 20,000)")
+    parser.add_argument("--terminals", type=int, default=2_000, help="likewise (default 2,000)")
+    parser.add_argument("--skew", type=float, default=0.0, help="0: all are equally busy; 1: Zipf's law")
+    parser.add_argument("--training-events", type=int, default=0, help="for a smaller model, made sooner")
+    asked = parser.parse_args()
+    try:
+        figures = run(_workload(asked), asked.events, asked.broker, asked.partitions, asked.training_events)
+    except DriftwoodError as error:
+        say(str(error))
+        sys.exit(error.exit_code)
+    tell(figures, as_json=asked.json, show=show)
+
+
+def _workload(asked: argparse.Namespace) -> Workload:
+    if asked.pipeline == "flights":
+        return flight_workload(Settings().runs_dir / "data" / "flights")
+    return card_workload(asked.cards, asked.terminals, asked.skew)
+
+
+if __name__ == "__main__":
+    main()
