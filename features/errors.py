@@ -85,6 +85,10 @@ class PositionError(OperatorError):
     """The log no longer holds what the recorded position says comes next: never skipped silently."""
 
 
+class StateLostError(OperatorError):
+    """The state store knows nothing of a partition that was worked on before: it was emptied, or is another one."""
+
+
 class DeliveryError(OperatorError):
     """The broker did not take a message that had to be delivered; the process must end and repeat the batch."""
 

@@ -250,6 +250,23 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             position = (await consumer.beginning_offsets([tp]))[tp]
         return int(position)
 
+    async def committed(self, tp: TP) -> int | None:
+        """The group's committed offset, None when there is none or the partition is not ours (any more)."""
+        while True:
+            try:
+                offset: int | None = await self._ensure_consumer().committed(TopicPartition(*tp))
+            except IllegalStateError:
+                return None
+            except KafkaError as error:
+                if not error.retriable:
+                    raise
+                self.log.warning(
+                    "The broker does not say what was committed of %s, asking again: %r", tp, error
+                )
+                await asyncio.sleep(RETRY_S)
+            else:
+                return offset
+
     async def put_commit(self, offsets: Mapping[TP, int]) -> bool:
         """Commit; False when the group has moved on, which the next owner's own position makes harmless."""
         try:
@@ -437,6 +454,10 @@ class Consumer(driver.Consumer):
         A worker that was away for longer than its session does not know that it has been replaced; the group does.
         """
         return await self._thread.call(self._thread.put_commit({TP(*partition): offset}))
+
+    async def committed(self, partition: Partition) -> int | None:
+        """What the group has committed of a partition, by us or whoever had it before; None: nothing."""
+        return await self._thread.call(self._thread.committed(TP(*partition)))
 
     async def _commit_before(self, event: str) -> None:
         # Not `commit`: it waits for a commit under way, and swallows the cancel that would end that wait.

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from features.errors import StateLostError
 from features.store import NOTHING_APPLIED, PartitionId, Refused
 from streams.batch import FetchedBatch, Partition
 from streams.entity_batch import Memory
@@ -19,7 +20,6 @@ from streams.mailbox import Mailbox, MailboxLimits, PartitionTasks, Piece, Put
 from streams.overlap import Overlap
 from streams.predict_road import EntityStage, Ingest
 from streams.pressure import LOOK_EVERY_S, Pressure
-from streams.transport import BEGINNING
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +32,7 @@ class Group(Protocol):
     def mark_done(self, partition: Partition, end: int, seek: int) -> bool: ...
     async def rewind(self, partition: Partition, offset: int) -> int | None: ...
     async def still_ours(self, partition: Partition, offset: int) -> bool: ...
+    async def committed(self, partition: Partition) -> int | None: ...
 
 
 @dataclass(frozen=True)
@@ -80,11 +81,13 @@ class Worker:
     # What the transport asks and reports.
 
     async def position(self, partition: Partition) -> int | None:
-        """Where to read on: behind `applied` for a stage with state, at the committed offset for ingest."""
+        """Where to read on: behind `applied` for a stage with state, at the committed offset for ingest.
+
+        Where nothing was applied that is 0, and not the oldest record: a log that begins later has lost some unread.
+        """
         if partition[0] not in self._stages.entities:
             return None
-        memory = await self._open(partition)
-        return BEGINNING if memory.applied == NOTHING_APPLIED else memory.applied + 1
+        return (await self._open(partition)).applied + 1
 
     def started(self, partition: Partition, offset: int, seek: int) -> None:
         """The partition is ours and flows."""
@@ -182,7 +185,7 @@ class Worker:
             mailbox.close()
             return
         memory = await self._open(partition)
-        offset = max(memory.applied + 1, 0)
+        offset = memory.applied + 1
         seek = await self._joined().rewind(partition, offset)
         if seek is None:
             mailbox.close()
@@ -192,13 +195,25 @@ class Worker:
         self._busy_since.pop(partition, None)
 
     async def _open(self, partition: Partition) -> Memory:
+        """Load the partition. Raises `StateLostError` rather than begin from nothing what was worked on before."""
         topic, number = partition
         identity = self._stages.identities[topic]
         memory = await self._stages.entities[topic].open(
             PartitionId(self._stages.pipeline, topic, number, identity)
         )
+        if memory.applied == NOTHING_APPLIED and (done := await self._known_to_be_done(partition)):
+            raise StateLostError(
+                f"Redis knows nothing of {topic}/{number}, of which workers have done all before offset {done}: it was "
+                "emptied, rolled back to before its first batch, or is another one than before (setting redis_url). Nothing "
+                f"was published. Restore it, or stop the workers and run 'driftwood rebuild {self._stages.pipeline}' (a "
+                "pipeline of your own: the path of its file)"
+            )
         self._memories[partition] = memory
         return memory
+
+    async def _known_to_be_done(self, partition: Partition) -> int:
+        """Up to where the partition was worked on, by what this worker remembers and what the group has committed."""
+        return max(self._done.get(partition, 0), await self._joined().committed(partition) or 0)
 
     def _hold(self, partition: Partition) -> None:
         self._joined().hold(partition)

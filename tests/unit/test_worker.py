@@ -7,6 +7,7 @@ import copy
 import gc
 import logging
 import random
+import re
 import weakref
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from features.errors import DeliveryError
+from features.errors import DeliveryError, StateLostError
 from features.memory_store import MemoryStore
 from features.store import PartitionId
 from streams.batch import FetchedBatch, Partition
@@ -23,7 +24,6 @@ from streams.mailbox import MailboxLimits
 from streams.pressure import Pressure
 from streams.producer import Outgoing
 from streams.taken import OtherVersionError
-from streams.transport import BEGINNING
 from streams.worker import Worker
 from tests.in_process import LogRecord, Place, Road
 from tests.shop_events import customer, orders, random_orders
@@ -88,6 +88,7 @@ class Running:
         self.seeks: dict[Partition, int] = {}
         self.done: list[tuple[Partition, int]] = []
         self.rewound: list[tuple[Partition, int]] = []
+        self.group_committed: dict[Partition, int] = {}
 
     # The group.
 
@@ -110,12 +111,15 @@ class Running:
     async def still_ours(self, partition: Partition, offset: int) -> bool:
         return self.member
 
+    async def committed(self, partition: Partition) -> int | None:
+        return self.group_committed.get(partition)
+
     # The test.
 
     async def own(self, *partitions: Partition) -> None:
         for partition in partitions:
             at = await self.worker.position(partition)
-            self.read[partition] = 0 if at in (None, BEGINNING) else int(str(at))
+            self.read[partition] = at or 0
             self.seeks[partition] = self.seeks.get(partition, 0) + 1
             self.worker.started(partition, self.read[partition], self.seeks[partition])
 
@@ -173,7 +177,7 @@ def test_events_go_from_stage_to_stage_and_are_marked_as_done_when_their_effects
 def test_reading_begins_behind_applied_or_at_the_beginning_and_for_ingest_where_the_group_says():
     async def body() -> None:
         one = Running()
-        assert [await one.worker.position(place) for place in (EVENTS, HOP)] == [None, BEGINNING]
+        assert [await one.worker.position(place) for place in (EVENTS, HOP)] == [None, 0]
         one.send(5)
         await one.own(EVENTS, HOP)
         await one.flow(EVENTS, most=1)
@@ -205,6 +209,43 @@ def test_a_store_that_was_rolled_back_is_noticed_and_the_partition_begins_again_
 
     with caplog.at_level(logging.WARNING):
         scenario(body)
+
+
+LOST = r"Redis knows nothing of orders\.hop-customer/0, .* before offset (\d+): .*'driftwood rebuild orders'"
+
+
+def test_a_store_that_is_emptied_under_a_worker_ends_it_before_it_publishes_anything_more():
+    async def body() -> None:
+        one = Running()
+        one.send(20)
+        await one.own(EVENTS, HOP)
+        await one.flow(EVENTS, most=2)
+        one.fetch(HOP, most=4)
+        await one.until(lambda: one.ends(HOP) == [4])
+        published = dict(one.road.answers())
+        one.store.__dict__.update(MemoryStore().__dict__)
+        one.fetch(HOP, most=3)
+        await one.until(lambda: one.fatal)
+        assert isinstance(one.fatal[0], StateLostError)
+        found = re.search(LOST, str(one.fatal[0]))
+        assert found is not None and found[1] == "4"
+        assert one.road.answers() == published and one.ends(HOP) == [4]
+        await one.stop()
+
+    scenario(body)
+
+
+def test_a_worker_does_not_begin_from_nothing_what_its_group_has_worked_on():
+    async def body() -> None:
+        one = Running()
+        one.group_committed[HOP] = 7
+        for _ in range(2):  # its supervisor starts it again and again
+            with pytest.raises(StateLostError, match=LOST):
+                await one.worker.position(HOP)
+        one.group_committed[HOP] = 0  # that much is committed of a partition of which nothing is done
+        assert await one.worker.position(HOP) == 0
+
+    scenario(body)
 
 
 def test_what_waits_behind_a_refused_batch_is_fetched_again_with_it():
