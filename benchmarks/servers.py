@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 from deploy.kafka.real_kafka import HERE, RealKafka
 from driftwood.embedded import EmbeddedBroker, EmbeddedRedis
 from streams.settings import Settings
-from streams.topics import PipelineTopics, Topic, TopicAdmin
+from streams.topics import Topic, TopicAdmin
 
 BROKERS = ("kafka", "embedded")
 ANSWER_WITHIN_S = 30.0  # a broker that shares two cores with everything else may be slow to answer
@@ -35,7 +35,7 @@ class Servers:
 
 
 @contextmanager
-def servers(broker: str, folder: Path, topics: PipelineTopics) -> Iterator[Servers]:
+def servers(broker: str, folder: Path, topics: Iterable[Topic]) -> Iterator[Servers]:
     """Start both, with the topics on the broker; Redis keeps an append-only file, as it would in production.
 
     Raises `OperatorError` where one of them does not start; for "kafka" a JDK is needed.
