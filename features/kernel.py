@@ -78,11 +78,11 @@ def update(memory: Memory, tables: Tables, batch: Batch, results: Results, log: 
                     )
             _read_points(words, numbers, base, points, point_reads, time_us, features, row)
 
-        entity = entity_of_slot[slot]
+        entity = entity_of_slot[slot] - 1
         if entity < 0:
             entity = counts[0]
             counts[0] += 1
-            entity_of_slot[slot], slot_of_entity[entity], newest_rows[entity] = entity, slot, -1
+            entity_of_slot[slot], slot_of_entity[entity], newest_rows[entity] = entity + 1, slot, -1
         if time_us >= newest_us:
             words[base] = time_us
             newest_rows[entity] = row
@@ -121,7 +121,7 @@ def update(memory: Memory, tables: Tables, batch: Batch, results: Results, log: 
             elif _add_to_point(words, numbers, at, point, time_us, value):
                 _mark(counts, marks, changed, entity, point.cell, _NEVER)
     for entity in range(counts[0]):
-        entity_of_slot[slot_of_entity[entity]] = -1
+        entity_of_slot[slot_of_entity[entity]] = 0
 
 
 @compiled

@@ -19,7 +19,7 @@ from features.layout import bytes_per_entity, layout_of, stored_bytes_per_entity
 from features.memory import Batch, ChangeLog, Memory, Results
 from features.packing import STORED_HEADER, deletions, packed_changes, unpack
 from features.plan import EntityPlan, Floats, Hashes, Ints
-from features.slots import NO_KEY, Slots
+from features.slots import Slots
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
@@ -50,7 +50,10 @@ class EntityBatch:
 
 
 class EntityState:
-    """At most `capacity` entities in memory. Memory grows by doubling; the bytes of an entity: `bytes_per_entity`.
+    """At most `capacity` entities in memory, each of `bytes_per_entity` bytes.
+
+    Address space for all of them is reserved at once; the system gives memory to it as entities come. Raises
+    `OperatorError` when the machine has not even that.
 
     Beyond `capacity` the entities that were not used for longest are evicted and counted (`evictions`); they come back
     from the store. Entities of batches that are not committed stay; when there is no room beside them, `fits` is False
@@ -90,7 +93,8 @@ class EntityState:
     @property
     def nbytes(self) -> int:
         """Bytes of the arrays (keys come on top, about 250 bytes each)."""
-        return self._memory.words.nbytes + self._memory.entity_of_slot.nbytes + self._slots.nbytes
+        words = len(self._slots) * self._layout.tables.words * 8
+        return words + self._memory.entity_of_slot.nbytes + self._slots.nbytes
 
     @property
     def evictions(self) -> int:
@@ -104,7 +108,7 @@ class EntityState:
         self._obsolete: dict[
             int, list[tuple[int, int]]
         ] = {}  # by slot: fields to delete at the entity's next change
-        self._memory = self._memory_of(np.zeros(0, np.int64), np.zeros(0, np.int32))
+        self._memory = self._reserved()
 
     def missing(self, keys: Sequence[str | None]) -> list[str]:
         """Distinct keys that are not in memory, in order: `load` them. Those that are will not be evicted by that."""
@@ -125,7 +129,6 @@ class EntityState:
         self._slots.touch(self._wanted)
         keys = self._slots.missing(states)
         slots = self._slots.take(keys)
-        self._grow()
         for slot in self._obsolete.keys() & set(slots.tolist()):
             del self._obsolete[
                 slot
@@ -204,18 +207,19 @@ class EntityState:
         for entity, identity, tile in unknown[:count].tolist():
             self._obsolete.setdefault(int(slots[entity]), []).append((identity, tile))
 
-    def _grow(self) -> None:
-        have = len(self._memory.entity_of_slot)
-        if have >= len(self._slots):
-            return
-        rows = min(self._slots.capacity, max(1_024, 2 * have, len(self._slots)))
-        words = np.empty(rows * self._layout.tables.words, np.int64)
-        words[: len(self._memory.words)] = self._memory.words
-        self._memory = self._memory_of(words, np.full(rows, NO_KEY, np.int32))
-
-    def _memory_of(self, words: Ints, entity_of_slot: npt.NDArray[np.int32]) -> Memory:
+    def _reserved(self) -> Memory:
+        # Not grown by copying: for entities of 15 KB that cost 25 microseconds each, most of it the system's.
+        capacity, size = self._slots.capacity, self._layout.tables.words
+        try:
+            words = np.empty(capacity * size, np.int64)
+        except MemoryError as error:
+            raise OperatorError(
+                f"{capacity} entities of {self.plan.entity} with {bytes_per_entity(self.plan)} bytes each do not fit "
+                "into this machine's memory: lower hot_entities"
+            ) from error
+        views = words.view(np.float64), words.view(np.uint64)
         scratch = np.empty(self._layout.most_hashes, np.uint64)
-        return Memory(words, words.view(np.float64), words.view(np.uint64), entity_of_slot, scratch)
+        return Memory(words, *views, np.zeros(capacity, np.int32), scratch)
 
 
 def _plain(array: npt.NDArray[Scalar], kind: type[Scalar]) -> npt.NDArray[Scalar]:
