@@ -246,13 +246,7 @@ class Road:
 
     def answers(self) -> dict[str, list[bytes]]:
         """By position the distinct predictions, as bytes; there should be one."""
-        found: dict[str, list[bytes]] = defaultdict(list)
-        for record in self.log.topic(self.topics.predictions.name):
-            position = (record.header("position") or b"").decode()
-            assert record.value is not None
-            if record.value not in found[position]:
-                found[position].append(record.value)
-        return dict(found)
+        return distinct(self.log.topic(self.topics.predictions.name))
 
     def predictions(self) -> dict[str, dict[str, Any]]:
         """By event id the one prediction."""
@@ -269,6 +263,17 @@ class Road:
     def counted(self, name: str, **labels: str) -> float:
         """A counter of this worker, 0 where it never counted."""
         return self.metrics.registry.get_sample_value(f"driftwood_{name}_total", labels) or 0.0
+
+
+def distinct(predictions: Iterable[LogRecord]) -> dict[str, list[bytes]]:
+    """By position the distinct values of these records."""
+    found: dict[str, list[bytes]] = defaultdict(list)
+    for record in predictions:
+        position = (record.header("position") or b"").decode()
+        assert record.value is not None
+        if record.value not in found[position]:
+            found[position].append(record.value)
+    return dict(found)
 
 
 def _with_capacity(stages: Stages, capacity: int | None) -> Stages:

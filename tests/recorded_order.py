@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -20,13 +20,27 @@ from features.plan import EntityPlan, Floats, Hashes, Ints
 from features.rows import entity_keys
 from features.state import EntityState
 from features.store import Position
+from models.pipeline import Pipeline
 from streams.entity_batch import stage_plans
 from streams.frames import FrameCodec
-from tests.in_process import Road
+from streams.topics import PipelineTopics
+from tests.in_process import Log
 
 DAY_US = 86_400_000_000
 
 Origin = tuple[int, int]
+
+
+class Run(Protocol):
+    """What is left of a run: its topics' records, and by position the distinct predictions."""
+
+    @property
+    def pipeline(self) -> Pipeline: ...
+    @property
+    def topics(self) -> PipelineTopics: ...
+    @property
+    def log(self) -> Log: ...
+    def answers(self) -> dict[str, list[bytes]]: ...
 
 
 class Events(NamedTuple):
@@ -46,27 +60,27 @@ class Recorded(NamedTuple):
     oracle: dict[Origin, dict[str, float]]
 
 
-def recorded(road: Road, horizon_us: int = DAY_US) -> Recorded:
+def recorded(run: Run, horizon_us: int = DAY_US) -> Recorded:
     """Every answered event's window features, from the order of the hop topics."""
-    events = _events(road)
+    events = _events(run)
     found = Recorded({}, {})
-    for number, plan in enumerate(stage_plans(road.pipeline.feature_set)):
-        for partition in range(road.topics.hops[plan.entity].partitions):
-            order = list(_new_rows(road, number, plan, partition))
+    for number, plan in enumerate(stage_plans(run.pipeline.feature_set)):
+        for partition in range(run.topics.hops[plan.entity].partitions):
+            order = list(_new_rows(run, number, plan, partition))
             if number == 0:
                 order = _without_repeats(order, events, horizon_us)
             _walk(plan, number, order, events, found)
     return found
 
 
-def _events(road: Road) -> Events:
-    topic = road.topics.events
+def _events(run: Run) -> Events:
+    topic = run.topics.events
     places = [
         (number, record)
         for number in range(topic.partitions)
-        for record in road.log.records[topic.name, number]
+        for record in run.log.records[topic.name, number]
     ]
-    feature_set = road.pipeline.feature_set
+    feature_set = run.pipeline.feature_set
     decoded = Decoder(feature_set).decode([(record.value, record.timestamp) for _, record in places])
     origins = [(places[at][0], places[at][1].offset) for at in decoded.index.tolist()]
     plans = stage_plans(feature_set)
@@ -79,10 +93,10 @@ def _events(road: Road) -> Events:
     )
 
 
-def _new_rows(road: Road, number: int, plan: EntityPlan, partition: int) -> Iterator[Origin]:
-    codec = FrameCodec(road.pipeline.feature_set, number)
+def _new_rows(run: Run, number: int, plan: EntityPlan, partition: int) -> Iterator[Origin]:
+    codec = FrameCodec(run.pipeline.feature_set, number)
     seen: dict[bytes, Position] = {}
-    for record in road.log.records[road.topics.hops[plan.entity].name, partition]:
+    for record in run.log.records[run.topics.hops[plan.entity].name, partition]:
         upstream = record.header("upstream")
         if upstream is None:  # junk that a test put there
             continue
@@ -128,13 +142,13 @@ def _walk(plan: EntityPlan, number: int, order: list[Origin], events: Events, fo
         found.oracle.setdefault(origin, {}).update(zip(names, answer.features, strict=True))
 
 
-def assert_as_recorded(road: Road) -> int:
+def assert_as_recorded(run: Run) -> int:
     """Every prediction has the features of the recorded order: bit for bit, and within 1e-9 of brute force.
 
     Returns how many predictions there are.
     """
-    expected = recorded(road)
-    answers = {_origin(position): values for position, values in road.answers().items()}
+    expected = recorded(run)
+    answers = {_origin(position): values for position, values in run.answers().items()}
     assert all(len(values) == 1 for values in answers.values())
     served = {origin: json.loads(values[0])["features"] for origin, values in answers.items()}
     assert set(served) == set(expected.kernel)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 from urllib.request import urlopen
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -33,6 +33,8 @@ _numbers = itertools.count(1)
 class WorkerProcess:
     """One worker. `settings` are named as in the settings module and written as a person would write them."""
 
+    program: ClassVar[Path] = Path(__file__)
+
     def __init__(self, pipeline: Path, folder: Path, stages: Sequence[str] = (), **settings: object) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder / f"worker-{next(_numbers)}"
@@ -42,7 +44,7 @@ class WorkerProcess:
         environment |= {f"{PREFIX}{name.upper()}": str(value) for name, value in settings.items()}
         with self.log.open("wb") as stderr:
             self.process = subprocess.Popen(
-                [sys.executable, __file__, str(pipeline), *stages],
+                [sys.executable, str(self.program), str(pipeline), *stages],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
