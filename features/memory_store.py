@@ -7,10 +7,12 @@ there is none here.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from features.reserved_ids import ReservedIds
 from features.store import (
+    IDLE_S,
     NOTHING_APPLIED,
     Claim,
     Claimed,
@@ -23,6 +25,7 @@ from features.store import (
 )
 
 _NO_TILE = struct.pack("<q", -(2**63))
+_ANY_BUCKET = -(2**62)
 _FIELD, _REPLACED, _HEAD = 12, 20, 22  # where field, replaced tile and length end in a change record
 
 
@@ -34,11 +37,12 @@ class _Partition:
     watermark_us: int = 0
     seen: dict[str, Position] = field(default_factory=dict)
     pins: list[tuple[int, str]] = field(default_factory=list)
-    ids: dict[int, dict[bytes, bytes]] = field(default_factory=dict)
+    oldest_bucket: int = _ANY_BUCKET
+    active_s: float = 0.0
 
 
 class MemoryStore:
-    """`StateStore` in memory. `ids_a_bucket`: how many event ids a bucket remembers.
+    """`StateStore` in memory. `ids_a_bucket`: how many event ids a bucket remembers. `clock` tells idle partitions, in s.
 
     Example:
         >>> import asyncio
@@ -47,8 +51,11 @@ class MemoryStore:
         Loaded(epoch=1, applied=-1, seen={}, watermark_us=0, identity=None)
     """
 
-    def __init__(self, ids_a_bucket: int = 1_000_000) -> None:
+    def __init__(self, ids_a_bucket: int = 4_000_000, clock: Callable[[], float] = lambda: 0.0) -> None:
         self._ids_a_bucket = ids_a_bucket
+        self._clock = clock
+        self.ids: dict[str, ReservedIds] = {}
+        """Pipeline -> its event ids."""
         self._partitions: dict[tuple[str, str, int], _Partition] = {}
         self._states: dict[tuple[str, str, str], dict[bytes, bytes]] = {}
         self.feature_rows: dict[bytes, bytes] = {}
@@ -58,6 +65,7 @@ class MemoryStore:
         """Raise the partition's epoch and read what is known of it."""
         known = self._partition(partition)
         known.epoch += 1
+        known.active_s = self._clock()
         return Loaded(known.epoch, known.applied, dict(known.seen), known.watermark_us, known.identity)
 
     async def claim(self, claim: Claim) -> Claimed | Refused:
@@ -72,9 +80,8 @@ class MemoryStore:
             if claim.last >= claim.first:  # a batch of which nothing is new has nothing to pin
                 known.pins.append(pinned)
         states = {key: self._packed(claim.partition.pipeline, claim.entity, key) for key in claim.missing}
-        ids = zip(claim.ids, claim.id_buckets, strict=True)
-        known_ids = [_look_up(known.ids, digest, bucket) for digest, bucket in ids]
-        return Claimed(pinned[1], pinned[0], states, known_ids)
+        reserved = self._ids(claim.partition).reserve(claim.ids, claim.id_buckets, claim.id_positions)
+        return Claimed(pinned[1], pinned[0], states, *reserved)
 
     async def commit(self, commit: Commit) -> Committed | Refused:
         """Step 7."""
@@ -90,7 +97,32 @@ class MemoryStore:
         for key, changes in commit.states:
             _change(self._states.setdefault((commit.partition.pipeline, commit.entity, key), {}), changes)
         self.feature_rows.update(commit.feature_rows)
-        return Committed(self._remember(known, commit))
+        known.active_s = self._clock()
+        if commit.oldest_bucket is not None:
+            known.oldest_bucket = commit.oldest_bucket
+            self._ids(commit.partition).forget(self._oldest_needed(commit.partition))
+        return Committed()
+
+    def _ids(self, partition: PartitionId) -> ReservedIds:
+        return self.ids.setdefault(partition.pipeline, ReservedIds(self._ids_a_bucket))
+
+    def _oldest_needed(self, partition: PartitionId) -> int:
+        """The oldest bucket that some partition of the topic may ask for."""
+        now_s = self._clock()
+        active = [
+            known.oldest_bucket
+            for (pipeline, topic, _), known in self._partitions.items()
+            if (pipeline, topic) == (partition.pipeline, partition.topic) and now_s - known.active_s <= IDLE_S
+        ]
+        return min(active)
+
+    async def forget(self, pipeline: str) -> None:
+        """Delete the positions, states and ids of a pipeline. Epochs stay, and so do Feast's rows."""
+        for (of_pipeline, topic, number), known in list(self._partitions.items()):
+            if of_pipeline == pipeline:
+                self._partitions[of_pipeline, topic, number] = _Partition(known.epoch)
+        self._states = {name: fields for name, fields in self._states.items() if name[0] != pipeline}
+        self.ids.pop(pipeline, None)
 
     def _partition(self, partition: PartitionId) -> _Partition:
         name = (partition.pipeline, partition.topic, partition.partition)
@@ -111,26 +143,6 @@ class MemoryStore:
         if not fields:
             return None
         return b"".join(name + struct.pack("<H", len(payload)) + payload for name, payload in fields.items())
-
-    def _remember(self, known: _Partition, commit: Commit) -> int:
-        """Write the ids of the commit; returns how many were not remembered."""
-        oldest = commit.oldest_bucket
-        held = {bucket: len(digests) for bucket, digests in known.ids.items()}
-        dropped = 0
-        for bucket, digest, position in commit.ids:
-            if (oldest is not None and bucket < oldest) or held.get(bucket, 0) >= self._ids_a_bucket:
-                dropped += 1
-                continue
-            held[bucket] = held.get(bucket, 0) + 1
-            known.ids.setdefault(bucket, {})[digest] = position
-        for bucket in [bucket for bucket in known.ids if oldest is not None and bucket < oldest]:
-            del known.ids[bucket]
-        return dropped
-
-
-def _look_up(ids: dict[int, dict[bytes, bytes]], digest: bytes, bucket: int) -> bytes | None:
-    found = (ids.get(near, {}).get(digest) for near in (bucket, bucket - 1, bucket + 1))
-    return next((position for position in found if position is not None), None)
 
 
 def _change(fields: dict[bytes, bytes], changes: bytes) -> None:

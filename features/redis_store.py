@@ -2,9 +2,12 @@
 
 Keys, under `driftwood:<pipeline>:`
 
-    partition:<topic>:<partition>     hash: epoch, applied, identity, watermark_us, pins, buckets, seen:<upstream>
+    partitions:<topic>                set: the partitions that were ever loaded
+    partition:<topic>:<partition>     hash: epoch, applied, identity, watermark_us, pins, seen:<upstream>; oldest_bucket
+                                      (of ids, that it may ask for), active_s (last load or commit, by Redis' clock)
     state:<entity>:<key>              hash: identity and tile (12 bytes) -> payload (features/packing.py)
-    ids:<topic>:<partition>:<bucket>  hash: 16-byte digest of an event id -> its position
+    ids:buckets                       string: which buckets there are
+    ids:<bucket>                      hash: 16-byte digest of an event id -> the event's position
 
 and Feast's own keys beside them. A call sends a handful of large arguments, a MessagePack head and joined blobs, that
 the script takes apart: redis-py spends 0.5 µs of the worker's CPU on every argument (docs/decisions/0010).
@@ -39,6 +42,9 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from features.errors import SettingError, StoreError, UnreachableError
 from features.masked_urls import masked
 from features.store import (
+    BUCKETS,
+    FULL_BUCKETS,
+    IDLE_S,
     NOTHING_APPLIED,
     Claim,
     Claimed,
@@ -60,9 +66,12 @@ CONNECT_WITHIN_S = 2.0
 # limit, a connection that a firewall dropped silently would hold the partition for ever.
 ANSWER_WITHIN_S = 10.0
 
-# A digest and its position take about 100 bytes of Redis, so a full bucket is 100 MB; four buckets of a partition
-# can be alive. Beyond it ids are not remembered: a repeat would count, and `Committed.ids_dropped` says how many.
-IDS_A_BUCKET = 1_000_000
+# A digest and its position take about 100 bytes of Redis, so a full bucket is 400 MB; four such (`FULL_BUCKETS`) are
+# the most. Beyond it ids are not remembered: a repeat would count, and `Claimed.ids_dropped` says how many.
+IDS_A_BUCKET = 4_000_000
+
+# Keys that Redis looks at, or deletes, in one call while a pipeline is forgotten: about a millisecond of its time.
+SCANNED = 1_000
 
 # Error codes of Redis that pass by themselves, or with a failover; redis-py makes some of them classes of their own,
 # Redis 6 hides every code inside the text when it stopped a script.
@@ -118,7 +127,8 @@ class RedisStore:
 
     async def load(self, partition: PartitionId) -> Loaded:
         """Raise the partition's epoch and read what is known of it."""
-        epoch, flat = await self._call(self._load, partition)
+        known = _topic_prefix(partition, "partitions").encode(), str(partition.partition).encode()
+        epoch, flat = await self._call(self._load, partition, *known)
         fields = {name.decode(): value.decode() for name, value in zip(flat[::2], flat[1::2], strict=True)}
         return Loaded(
             epoch=int(epoch),
@@ -142,24 +152,51 @@ class RedisStore:
             claim.missing,
             _ids_prefix(partition),
             claim.id_buckets,
+            self._ids_a_bucket,
+            FULL_BUCKETS,
+            BUCKETS,
         )
-        answer = await self._call(self._claim, partition, _encode(head), b"".join(claim.ids))
+        answer = await self._call(
+            self._claim, partition, _encode(head), b"".join(claim.ids), claim.id_positions
+        )
         if answer[0] != b"claimed":
             return _refused(answer)
-        _, versions, pinned_last, states, known_ids = answer
+        _, versions, pinned_last, states, repeats, ids_dropped = answer
         by_key = dict(zip(claim.missing, states, strict=True))
-        return Claimed(versions.decode(), int(pinned_last), by_key, known_ids)
+        return Claimed(versions.decode(), int(pinned_last), by_key, repeats, ids_dropped)
 
     async def commit(self, commit: Commit) -> Committed | Refused:
         """Step 7."""
         answer = await self._call(self._commit, commit.partition, *self._arguments(commit))
-        return Committed(int(answer[1])) if answer[0] == b"committed" else _refused(answer)
+        return Committed() if answer[0] == b"committed" else _refused(answer)
+
+    async def forget(self, pipeline: str) -> None:
+        """Delete the positions, states and ids of a pipeline, positions first. Epochs stay, and so do Feast's rows."""
+        client: Any = self._client  # redis-py types every answer as possibly awaitable
+        try:
+            async for key in client.scan_iter(f"driftwood:{pipeline}:partition:*", SCANNED):
+                fields = [field for field in await client.hkeys(key) if field != b"epoch"]
+                if fields:
+                    await client.hdel(key, *fields)
+            for kind in ("state", "ids"):
+                await self._unlink(f"driftwood:{pipeline}:{kind}:*")
+        except RedisError as error:
+            raise explained(error, self._shown) from error
+
+    async def _unlink(self, pattern: str) -> None:
+        found: list[bytes] = []
+        async for key in self._client.scan_iter(pattern, SCANNED):
+            found.append(key)
+            if len(found) == SCANNED:
+                await self._client.unlink(*found)
+                found.clear()
+        if found:
+            await self._client.unlink(*found)
 
     def _arguments(self, commit: Commit) -> tuple[bytes, ...]:
         partition = commit.partition
         keys, changes = _columns(commit.states, 2)
         row_keys, rows = _columns(commit.feature_rows, 2)
-        buckets, digests, positions = _columns(commit.ids, 3)
         head = (
             str(commit.epoch),
             str(commit.applied),
@@ -172,15 +209,15 @@ class RedisStore:
             list(map(len, row_keys)),
             list(map(len, rows)),
             _ids_prefix(partition),
-            buckets,
-            list(map(len, positions)),
-            self._ids_a_bucket,
+            _topic_prefix(partition, "partitions"),
+            _topic_prefix(partition, "partition") + ":",
+            IDLE_S,
             False if commit.oldest_bucket is None else commit.oldest_bucket,
         )
-        return _encode(head), *(b"".join(blobs) for blobs in (changes, row_keys, rows, digests, positions))
+        return _encode(head), *(b"".join(blobs) for blobs in (changes, row_keys, rows))
 
     async def _call(self, script: AsyncScript, partition: PartitionId, *arguments: bytes) -> Any:
-        key = f"driftwood:{partition.pipeline}:partition:{partition.topic}:{partition.partition}"
+        key = f"{_topic_prefix(partition, 'partition')}:{partition.partition}"
         try:
             return await script(keys=[key], args=arguments)
         except RedisError as error:
@@ -213,12 +250,16 @@ def _fields(commit: Commit) -> list[str]:
     return list(chain.from_iterable((*own, *seen)))
 
 
+def _topic_prefix(partition: PartitionId, kind: str) -> str:
+    return f"driftwood:{partition.pipeline}:{kind}:{partition.topic}"
+
+
 def _state_prefix(partition: PartitionId, entity: str) -> str:
     return f"driftwood:{partition.pipeline}:state:{entity}:"
 
 
 def _ids_prefix(partition: PartitionId) -> str:
-    return f"driftwood:{partition.pipeline}:ids:{partition.topic}:{partition.partition}:"
+    return f"driftwood:{partition.pipeline}:ids:"
 
 
 def _position(text: str) -> Position:

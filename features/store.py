@@ -11,15 +11,29 @@ pins than batches in flight, because a repeated batch finds the pins that it mad
 Every call may be sent twice when a connection breaks before the answer: a second load raises the epoch once more, a
 second claim finds its own pin and gets the same answer, a second commit is refused in a way that shows that the first
 one was done (`Refused.already_done`).
+
+The first stage's claim also *reserves* the event ids of its batch, in one map for all partitions of a pipeline: of two
+events with one id the one that is claimed first is answered, wherever the other one comes. A reservation is made once
+and stands, so a repeated claim finds the same repeats (docs/decisions/0024).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 NOTHING_APPLIED = -1  # `applied` of a partition from which no record was ever taken
+REBUILDING = "rebuilding "  # before the identity of a partition of which the state is not complete yet
+
+# The ids of a pipeline are kept while some partition of the first stage may still ask for them. One to which no event
+# comes would so keep them for ever, so it does not count any more after an hour without a load or a commit: in an hour
+# others do not move on by a repeat horizon, unless history is replayed, and then there is no such idle partition.
+IDLE_S = 3_600
+# And beyond so many full buckets, or buckets at all, the oldest are forgotten whoever may ask for them.
+FULL_BUCKETS = 4
+BUCKETS = 1_000
+POSITION_BYTES = 12  # of an event in `events`: partition (u32) and offset (i64)
 
 
 @dataclass(frozen=True, order=True)
@@ -42,6 +56,16 @@ class PartitionId:
     topic: str
     partition: int
     identity: str
+
+    @property
+    def rebuilding(self) -> PartitionId:
+        """The partition while its state is being rebuilt: under an identity that no worker goes on from.
+
+        Example:
+            >>> PartitionId("flights", "flights.hop-origin", 0, "cluster/topic").rebuilding.identity
+            'rebuilding cluster/topic'
+        """
+        return replace(self, identity=f"{REBUILDING}{self.identity}")
 
 
 @dataclass(frozen=True)
@@ -72,8 +96,9 @@ class Claim:
     versions: str  # the versions in force, as canonical JSON; used unless the positions are pinned already
     entity: str
     missing: Sequence[str] = ()  # keys whose state is not in memory
-    ids: Sequence[bytes] = ()  # 16-byte digests of the event ids to look up (first stage)
+    ids: Sequence[bytes] = ()  # 16-byte digests of the event ids to reserve, in row order (first stage)
     id_buckets: Sequence[int] = ()  # event_time_us // repeat horizon of each id
+    id_positions: bytes = b""  # where each event stands in `events`, `POSITION_BYTES` each, joined
     in_flight: int = NOTHING_APPLIED  # last record of the newest batch claimed, and not known to be committed
 
 
@@ -84,7 +109,10 @@ class Claimed:
     versions: str
     pinned_last: int
     states: Mapping[str, bytes | None]  # key -> packed state (see features/packing.py); None: never seen
-    known_ids: Sequence[bytes | None]  # per id: the position in its bucket or a neighbouring one
+    repeats: Sequence[
+        int
+    ] = ()  # places in `ids` of those that another event has, in the bucket or a neighbour
+    ids_dropped: int = 0  # ids not remembered: their bucket was full, or older than all that fit
 
 
 @dataclass(frozen=True)
@@ -120,16 +148,13 @@ class Commit:
     entity: str
     states: Sequence[tuple[str, bytes]]  # key, packed changes (see features/packing.py)
     feature_rows: Sequence[tuple[bytes, bytes]] = ()  # Feast's Redis key, packed row (see feast_rows.py)
-    ids: Sequence[tuple[int, bytes, bytes]] = ()  # bucket, 16-byte digest, position value
     expire_s: int = 0  # leak guard on the entity and Feast keys, renewed by every write; 0 = never
-    oldest_bucket: int | None = None  # ids of buckets before this one are forgotten
+    oldest_bucket: int | None = None  # this partition needs no ids before this bucket any more (first stage)
 
 
 @dataclass(frozen=True)
 class Committed:
     """Done: the batch's effects are in the store, once."""
-
-    ids_dropped: int = 0  # ids not remembered: their bucket was full, or before `oldest_bucket`
 
 
 class StateStore(Protocol):
@@ -149,4 +174,16 @@ class StateStore(Protocol):
 
     async def commit(self, commit: Commit) -> Committed | Refused:
         """Step 7."""
+        ...
+
+
+class EmptiableStore(StateStore, Protocol):
+    """A store of which a pipeline's part can be emptied, to be built anew."""
+
+    async def forget(self, pipeline: str) -> None:
+        """Delete the positions, states and ids of a pipeline, positions first. Epochs stay, and so do Feast's rows.
+
+        So whoever owned a partition before is refused, and a call that breaks off leaves no position behind whose state
+        is not there.
+        """
         ...

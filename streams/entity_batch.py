@@ -22,10 +22,13 @@ from streams.frames import Frame, FrameCodec
 from streams.taken import Taken, take
 
 # Event ids are remembered for the horizon of the watermark and two before it, so that an event of the horizon before the
-# watermark's still finds the neighbours of its own. An older event is not checked: whether the ids it asks for are still
-# there would depend on how rows are cut into batches.
+# watermark's still finds the neighbours of its own. An older event is neither checked nor remembered: whether the ids it
+# asks for are still there would depend on how rows are cut into batches.
 KEPT_HORIZONS = 2
 CHECKED_HORIZONS = 1
+
+# Where an event stands in `events`, as the store compares it.
+POSITION = np.dtype([("partition", ">u4"), ("offset", ">i8")])
 
 # The watermark of a partition before its first event: event times may lie before 1970.
 NO_EVENT_US = -(2**62)
@@ -40,16 +43,12 @@ def stage_plans(feature_set: FeatureSet) -> tuple[EntityPlan, ...]:
     return feature_set.entities or (NO_ENTITY,)
 
 
-# The event ids of a batch: (event-time bucket, digest) -> the position of the event's own record.
-Ids = Mapping[tuple[int, bytes], bytes]
-
-
 @dataclass
 class Memory:
     """What a worker holds of one partition of a stage. It is forgotten whole when the partition moves.
 
     `applied` is what the store is known to have; `taken`, `seen` and `watermark_us` are as of the newest batch that was
-    begun, which is further while batches are in flight. `in_flight` has the event ids of each of those, oldest first.
+    begun, which is further while batches are in flight. `in_flight` has the last record of each of those, oldest first.
     """
 
     partition: PartitionId
@@ -59,7 +58,7 @@ class Memory:
     seen: Mapping[str, Position]
     watermark_us: int
     state: EntityState
-    in_flight: tuple[Ids, ...] = ()
+    in_flight: tuple[int, ...] = ()
 
     @property
     def upstream(self) -> str:
@@ -69,15 +68,15 @@ class Memory:
 
 @dataclass(frozen=True)
 class Work:
-    """A batch after steps 1 and 2: its new rows, and for each row the entity's key and (first stage) its id's digest.
+    """A batch after steps 1 and 2: its new rows, for each the entity's key, and which of them have their ids checked.
 
-    `before` are the ids of the batches that were in flight when this one was taken: the store may not have them yet.
+    `watermark_us` is the newest event time up to here, repeats included: they are not known yet.
     """
 
     taken: Taken
     keys: Sequence[str | None]
-    digests: Sequence[bytes]
-    before: tuple[Ids, ...]
+    checked: Ints
+    watermark_us: int
 
 
 @dataclass(frozen=True)
@@ -88,6 +87,7 @@ class Computed:
     kept: Ints
     entities: EntityBatch | None
     repeats: int
+    ids_dropped: int
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,11 @@ class EntityBatches:
 
     def remember(self, partition: PartitionId, loaded: Loaded) -> Memory:
         """A partition's memory as it begins. Raises `PositionError` when the state belongs to another topic."""
+        if loaded.identity == partition.rebuilding.identity:
+            raise PositionError(
+                f"the state of {partition.topic}/{partition.partition} is being rebuilt: wait until 'driftwood rebuild "
+                f"{partition.pipeline}' has ended; where it was interrupted, run it again, and it goes on where it stopped"
+            )
         if loaded.identity not in (None, partition.identity):
             raise PositionError(
                 f"the state of {partition.topic}/{partition.partition} was built from the topic {loaded.identity}, "
@@ -127,7 +132,7 @@ class EntityBatches:
         taken = take(memory.partition.partition, records, memory.taken, memory.seen, self.codec)
         keys = self._keys(taken)
         if memory.state.fits(keys):
-            return Work(taken, keys, self._digests(taken), memory.in_flight)
+            return self._work(memory, taken, keys)
         if memory.in_flight:
             return None
         if len(records) == 1:
@@ -142,12 +147,10 @@ class EntityBatches:
             return work
         records = [record for record in records if record.offset <= claim.pinned_last]
         taken = take(memory.partition.partition, records, memory.taken, memory.seen, self.codec)
-        return Work(taken, self._keys(taken), self._digests(taken), work.before)
+        return self._work(memory, taken, self._keys(taken))
 
     def claim(self, memory: Memory, work: Work, versions: str) -> Claim:
         """The question of step 3."""
-        frame = work.taken.frame
-        times_us = frame.rows.times_us if frame is not None and self.first else np.zeros(0, np.int64)
         return Claim(
             memory.partition,
             memory.epoch,
@@ -157,8 +160,7 @@ class EntityBatches:
             versions,
             self.plan.entity,
             memory.state.missing(work.keys),
-            work.digests,
-            (times_us // self.repeat_horizon_us).tolist(),
+            *self._ids(work),
             memory.taken if memory.in_flight else NOTHING_APPLIED,
         )
 
@@ -166,45 +168,41 @@ class EntityBatches:
         """Step 4: drop repeated events, work out the features of the others, add them to the state."""
         frame = work.taken.frame
         if frame is None:
-            return Computed(self._empty(), np.zeros(0, np.int64), None, 0)
-        kept = self._kept(memory, frame, work, claim)
+            return Computed(self._empty(), np.zeros(0, np.int64), None, 0, 0)
+        kept = _kept(frame, work, claim)
         going = replace(frame, upstream_offsets=work.taken.records, upstream_rows=work.taken.rows)
         if len(kept) < len(frame):  # picking all rows would cost as much as a small batch's features
             going = going.take(kept)
         if not self.plan.outputs:
-            return Computed(going, kept, None, len(frame) - len(kept))
+            return Computed(going, kept, None, len(frame) - len(kept), claim.ids_dropped)
         memory.state.load(claim.states)
         inputs, hashes = entity_inputs(self.plan, going.rows)
         keys = [work.keys[row] for row in kept]
         entities = memory.state.update_batch(keys, going.rows.times_us, inputs, hashes)
         late = np.where(entities.dropped > 0, flags.LATE, 0)
         going = going.with_entity(entities.features, entities.age_s, late)
-        return Computed(going, kept, entities, len(frame) - len(kept))
+        return Computed(going, kept, entities, len(frame) - len(kept), claim.ids_dropped)
 
     def commit(self, memory: Memory, work: Work, computed: Computed) -> Commit:
         """What step 7 writes."""
         taken = work.taken
-        times_us = computed.frame.rows.times_us
-        watermark_us = int(times_us.max(initial=memory.watermark_us))
         return Commit(
             memory.partition,
             memory.epoch,
             memory.taken,
             taken.last,
             taken.seen,
-            watermark_us,
+            work.watermark_us,
             self.plan.entity,
             computed.entities.changes if computed.entities else (),
             self._feature_rows(computed),
-            self._ids(work, computed),
             self.expire_s,
-            watermark_us // self.repeat_horizon_us - KEPT_HORIZONS if self.first else None,
+            self._oldest_bucket(work),
         )
 
     def begun(self, memory: Memory, commit: Commit) -> None:
         """The batch is in flight: the next one builds on what this one will have written."""
-        ids = {(bucket, digest): position for bucket, digest, position in commit.ids}
-        memory.in_flight = (*memory.in_flight, ids)
+        memory.in_flight = (*memory.in_flight, commit.last)
         memory.taken, memory.seen, memory.watermark_us = commit.last, commit.seen, commit.watermark_us
 
     def committed(self, memory: Memory, computed: Computed, commit: Commit) -> None:
@@ -219,33 +217,34 @@ class EntityBatches:
             return []
         return entity_keys(taken.frame.rows, self.plan.keys) if self.plan.keys else [None] * len(taken.frame)
 
-    def _digests(self, taken: Taken) -> list[bytes]:
-        if taken.frame is None or not self.first:
-            return []
-        # 128 bits: a collision would drop an event that was never seen, and must not happen in the life of a system.
-        return [mmh3.mmh3_x64_128_digest(name.encode()) for name in taken.frame.rows.event_ids.to_pylist()]
+    def _work(self, memory: Memory, taken: Taken, keys: list[str | None]) -> Work:
+        if taken.frame is None:
+            return Work(taken, keys, np.zeros(0, np.int64), memory.watermark_us)
+        times_us = taken.frame.rows.times_us
+        # Row by row, so that it does not depend on how rows are cut into batches.
+        newest_us = np.maximum.accumulate(np.concatenate([[memory.watermark_us], times_us]))
+        oldest = newest_us[:-1] // self.repeat_horizon_us - CHECKED_HORIZONS
+        checked = np.flatnonzero(times_us // self.repeat_horizon_us >= oldest)
+        return Work(taken, keys, checked, int(newest_us[-1]))
 
-    def _kept(self, memory: Memory, frame: Frame, work: Work, claim: Claimed) -> Ints:
-        """The rows that are no repeats, found row by row: the same ones, however rows are cut into batches."""
-        if not self.first or not _may_repeat(work, claim):
-            return np.arange(len(frame))
-        horizon_us, watermark_us = self.repeat_horizon_us, memory.watermark_us
-        here = {place: position for ids in work.before for place, position in ids.items()}
-        kept = []
-        times_us, origins = frame.rows.times_us.tolist(), _origins(frame)
-        events = zip(work.digests, times_us, origins, claim.known_ids, strict=False)
-        for row, (digest, time_us, origin, stored) in enumerate(events):
-            bucket = time_us // horizon_us
-            known: bytes | None = None
-            if bucket >= watermark_us // horizon_us - CHECKED_HORIZONS:
-                near = (here.get((at, digest)) for at in (bucket, bucket - 1, bucket + 1))
-                known = stored or next(filter(None, near), None)
-            # The same position is the event itself, come again after a crash: no repeat.
-            if known is None or known == origin:
-                kept.append(row)
-                here[bucket, digest] = origin
-                watermark_us = max(watermark_us, time_us)
-        return np.array(kept, np.int64)
+    def _ids(self, work: Work) -> tuple[list[bytes], list[int], bytes]:
+        """Digest, bucket and position of each checked id, as a claim has them."""
+        if work.taken.frame is None or not self.first:
+            return [], [], b""
+        frame = (
+            work.taken.frame.take(work.checked) if len(work.checked) < len(work.keys) else work.taken.frame
+        )
+        buckets = (frame.rows.times_us // self.repeat_horizon_us).tolist()
+        # 128 bits: a collision would drop an event that was never seen, and must not happen in the life of a system.
+        digests = [mmh3.mmh3_x64_128_digest(name.encode()) for name in frame.rows.event_ids.to_pylist()]
+        places = np.empty(len(frame), POSITION)
+        places["partition"], places["offset"] = frame.origin_partitions, frame.origin_offsets
+        return digests, buckets, places.tobytes()
+
+    def _oldest_bucket(self, work: Work) -> int | None:
+        if not self.first or work.watermark_us == NO_EVENT_US:
+            return None
+        return work.watermark_us // self.repeat_horizon_us - KEPT_HORIZONS
 
     def _feature_rows(self, computed: Computed) -> Sequence[tuple[bytes, bytes]]:
         if computed.entities is None:
@@ -256,13 +255,6 @@ class EntityBatches:
         features: Floats = computed.entities.features[rows]
         return self.feast_rows.rows(keys, features, computed.frame.rows.times_us[rows])
 
-    def _ids(self, work: Work, computed: Computed) -> Sequence[tuple[int, bytes, bytes]]:
-        if not self.first:
-            return ()
-        buckets = (computed.frame.rows.times_us // self.repeat_horizon_us).tolist()
-        digests = [work.digests[row] for row in computed.kept]
-        return list(zip(buckets, digests, _origins(computed.frame), strict=True))
-
     def _empty(self) -> Frame:
         if not self.plan.outputs:
             return self.codec.empty()
@@ -271,14 +263,7 @@ class EntityBatches:
         )
 
 
-def _may_repeat(work: Work, claim: Claimed) -> bool:
-    """Whether an id of the batch was there before: in the store, in a batch in flight, or in this one."""
-    digests = set(work.digests)
-    if any(claim.known_ids) or len(digests) < len(work.digests):
-        return True
-    return any(digest in digests for ids in work.before for _, digest in ids)
-
-
-def _origins(frame: Frame) -> list[bytes]:
-    pairs = zip(frame.origin_partitions.tolist(), frame.origin_offsets.tolist(), strict=True)
-    return [b"%d:%d" % pair for pair in pairs]
+def _kept(frame: Frame, work: Work, claim: Claimed) -> Ints:
+    """The rows that are no repeats. The claim may have asked for more rows than there are now."""
+    repeats = [at for at in claim.repeats if at < len(work.checked)]
+    return np.delete(np.arange(len(frame)), work.checked[repeats])

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from features.decode import Decoder
-from features.store import Commit, Committed, PartitionId, Refused, StateStore
+from features.store import Commit, PartitionId, Refused, StateStore
 from streams.batch import Partition, Record
 from streams.dead_letters import DeadLetter, DeadLetterWriter
 from streams.entity_batch import Computed, EntityBatches, Memory, Work
@@ -163,7 +163,7 @@ class EntityStage:
             return self._refused(committed)
         self.batches.committed(memory, begun.computed, begun.commit)
         timer.done("commit")
-        self._count(begun.work, begun.computed, committed)
+        self._count(begun.work, begun.computed)
         return begun.last
 
     @property
@@ -175,7 +175,7 @@ class EntityStage:
         self.metrics.refused.labels(self.name, refused.why).inc()
         return refused
 
-    def _count(self, work: Work, computed: Computed, committed: Committed | Refused) -> None:
+    def _count(self, work: Work, computed: Computed) -> None:
         metrics, taken, rows = self.metrics, work.taken, len(computed.frame)
         metrics.events.labels(self.name).inc(taken.last - taken.first + 1)
         metrics.rows.labels(self.name).inc(rows)
@@ -183,8 +183,7 @@ class EntityStage:
         metrics.repeats.labels(self.name).inc(computed.repeats)
         metrics.dead_letters(letter.reason for letter in taken.dead)
         metrics.sizes.observe_one((self.name,), float(rows))
-        if isinstance(committed, Committed):
-            metrics.forgotten.labels(self.name).inc(committed.ids_dropped)
+        metrics.forgotten.labels(self.name).inc(computed.ids_dropped)
         if computed.entities is not None:
             metrics.late.labels(self.name).inc(int((computed.entities.dropped > 0).sum()))
             metrics.age.observe((self.name,), computed.entities.age_s)

@@ -197,6 +197,7 @@ class Road:
 
     async def drain(self, batch: int = 1_000_000) -> None:
         """As `run`, in a loop of the caller's (a Redis client belongs to one)."""
+        await self.open()
         while unread := self.unread():
             for place in unread:
                 await self.step(place, batch)
@@ -205,6 +206,7 @@ class Road:
         """Until nothing is unread: any partition next, any number of records up to `most`."""
 
         async def drain() -> None:
+            await self.open()
             while unread := self.unread():
                 await self.step(source.choice(unread), source.randint(1, most))
 
@@ -229,6 +231,12 @@ class Road:
 
     def _next(self, place: Place, batch: int) -> list[LogRecord]:
         return self.reads.records[place][self.read[place] : self.read[place] + batch]
+
+    async def open(self) -> None:
+        """Take all partitions over, as a worker does when they are assigned to it."""
+        for place in self.places():
+            if place[0] not in self.stages.ingest:
+                await self.memory(place)
 
     async def memory(self, place: Place) -> Memory:
         """What this worker remembers of a partition; it takes the partition over when it remembers nothing."""

@@ -1,14 +1,15 @@
 """What the predictions should be, worked out from nothing but the raw events and the order that the hop topics recorded.
 
 Frames are opened for the order of their rows only. Which rows are copies and which ids repeats is decided by the
-sentences of docs/topics.md and of the settings, one row after another.
+sentences of docs/topics.md and of the settings, one row after another. One thing is not in that order: which of two
+events of one id in different partitions was first. That is asked of the answers, and checked to be one of them.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -64,11 +65,12 @@ def recorded(run: Run, horizon_us: int = DAY_US) -> Recorded:
     """Every answered event's window features, from the order of the hop topics."""
     events = _events(run)
     found = Recorded({}, {})
+    repeats = _repeats(run, events, horizon_us)
     for number, plan in enumerate(stage_plans(run.pipeline.feature_set)):
         for partition in range(run.topics.hops[plan.entity].partitions):
             order = list(_new_rows(run, number, plan, partition))
             if number == 0:
-                order = _without_repeats(order, events, horizon_us)
+                order = [origin for origin in order if origin not in repeats]
             _walk(plan, number, order, events, found)
     return found
 
@@ -109,22 +111,44 @@ def _new_rows(run: Run, number: int, plan: EntityPlan, partition: int) -> Iterat
                 yield int(frame.origin_partitions[row]), int(frame.origin_offsets[row])
 
 
-def _without_repeats(order: list[Origin], events: Events, horizon_us: int) -> list[Origin]:
-    kept: list[Origin] = []
-    buckets: dict[str, list[int]] = {}
-    newest_us: float = -math.inf
+def _repeats(run: Run, events: Events, horizon_us: int) -> set[Origin]:
+    """The events that were not answered because another one has their id. Each of them has such another one.
+
+    Of one partition the earlier event is answered; of two partitions either may be.
+    """
+    plan = stage_plans(run.pipeline.feature_set)[0]
+    answered = {_origin(position) for position in run.answers()}
+    checked = [
+        list(_checked(_new_rows(run, 0, plan, partition), events, horizon_us))
+        for partition in range(run.topics.hops[plan.entity].partitions)
+    ]
+    holders: dict[str, list[tuple[int, int, int]]] = {}  # id -> bucket, partition, place of those answered
+    for partition, order in enumerate(checked):
+        for place, (origin, bucket) in enumerate(order):
+            if origin in answered:
+                held = holders.setdefault(events.ids[events.rows[origin]], [])
+                assert all(abs(bucket - other) > 1 for other, _, _ in held), f"answered twice: {origin}"
+                held.append((bucket, partition, place))
+    repeats = set()
+    for partition, order in enumerate(checked):
+        for place, (origin, bucket) in enumerate(order):
+            held = holders.get(events.ids[events.rows[origin]], [])
+            if origin not in answered and any(
+                abs(bucket - other) <= 1 and (partition != where or earlier < place)
+                for other, where, earlier in held
+            ):
+                repeats.add(origin)
+    return repeats
+
+
+def _checked(order: Iterable[Origin], events: Events, horizon_us: int) -> Iterator[tuple[Origin, int]]:
+    """The rows that are not too old for their ids to be checked, and the bucket of each."""
+    newest_us = -(2**62)
     for origin in order:
-        row = events.rows[origin]
-        time_us = int(events.times_us[row])
-        earlier = buckets.setdefault(events.ids[row], [])
-        bucket = time_us // horizon_us
-        checked = bucket >= newest_us // horizon_us - 1
-        if checked and any(abs(other - bucket) <= 1 for other in earlier):
-            continue
-        kept.append(origin)
-        earlier.append(bucket)
+        time_us = int(events.times_us[events.rows[origin]])
+        if time_us // horizon_us >= newest_us // horizon_us - 1:
+            yield origin, time_us // horizon_us
         newest_us = max(newest_us, time_us)
-    return kept
 
 
 def _walk(plan: EntityPlan, number: int, order: list[Origin], events: Events, found: Recorded) -> None:

@@ -2,27 +2,40 @@
 --
 -- KEYS[1]  the partition's hash
 -- ARGV[1]  MessagePack: epoch, applied, in_flight, first, last, versions, prefix of state keys, missing keys,
---          prefix of id keys, bucket of each id
+--          prefix of id keys, bucket of each id, ids a bucket holds, how many full buckets
+--          there may be, how many buckets
 -- ARGV[2]  the 16-byte digests of the ids, joined
--- Returns  {'claimed', versions, pinned_last, {packed state or nil, ...}, {position or nil, ...}}
---          or {'epoch' | 'applied', applied} when refused
+-- ARGV[3]  the 12-byte positions of their events, joined
+-- Returns  {'claimed', versions, pinned_last, {packed state or nil, ...}, {place of an id that another event has, ...},
+--          ids that found no room} or {'epoch' | 'applied', applied} when refused
 --
--- Everything that can fail is read before the one write (the pin), so a claim that fails leaves nothing behind.
+-- Everything that can fail is read before the first write, so a claim that fails leaves nothing behind. The first write
+-- is an HSET, because Redis looks only there whether memory, disk and role permit writing.
 -- Numbers arrive as doubles, exact up to 2^53; those that are compared as text, or stored, are sent as text.
 
 local partition = KEYS[1]
-local epoch, applied, in_flight, first, last, versions, state_prefix, missing, id_prefix, buckets =
-    unpack(cmsgpack.unpack(ARGV[1]))
-local digests = ARGV[2]
+local epoch, applied, in_flight, first, last, versions, state_prefix, missing, ids_prefix, buckets,
+    ids_a_bucket, full_buckets, most_buckets = unpack(cmsgpack.unpack(ARGV[1]))
+local digests, positions = ARGV[2], ARGV[3]
 local CHUNK = 4000 -- arguments of one command: Lua's stack holds 8000
+local sub = string.sub
+
+-- The answer to a question, or an error that names the key.
+local function asked(command, key, ...)
+    local answer = redis.pcall(command, key, ...)
+    if type(answer) == 'table' and answer.err then
+        return nil, {err = answer.err .. ' (key ' .. key .. ')'}
+    end
+    return answer
+end
 
 -- One blob per entity: its fields one after another, each as field (12 bytes), length (u16), payload.
 local function packed_states()
     local states, parts = {}, {}
     for i = 1, #missing do
-        local flat = redis.pcall('HGETALL', state_prefix .. missing[i])
-        if flat.err then
-            return nil, {err = flat.err .. ' (key ' .. state_prefix .. missing[i] .. ')'}
+        local flat, failed = asked('HGETALL', state_prefix .. missing[i])
+        if failed then
+            return nil, failed
         end
         local n = 0
         for j = 1, #flat, 2 do
@@ -34,35 +47,159 @@ local function packed_states()
     return states
 end
 
+local function name_of(bucket)
+    return string.format('%.0f', bucket)
+end
+
+local function in_chunks(command, key, list)
+    for from = 1, #list, CHUNK do
+        redis.call(command, key, unpack(list, from, math.min(from + CHUNK - 1, #list)))
+    end
+end
+
+-- How many ids the buckets hold: those of the batch, and their neighbours.
+local function sizes_near(wanted)
+    local sizes = {}
+    for bucket in pairs(wanted) do
+        for near = bucket - 1, bucket + 1 do
+            if not sizes[near] then
+                local n, failed = asked('HLEN', ids_prefix .. name_of(near))
+                if failed then
+                    return nil, failed
+                end
+                sizes[near] = n
+            end
+        end
+    end
+    return sizes
+end
+
+-- The buckets with those that are new, oldest first, and those that have to go for them. Seldom: once a bucket.
+local function make_room(listed, is_new, news)
+    local held, dropped, from = {}, {}, 1
+    local total = 0
+    for i = 1, #listed do
+        held[i] = is_new[listed[i]] and 0 or redis.call('HLEN', ids_prefix .. name_of(listed[i]))
+        total = total + held[i]
+    end
+    while news > 0 and (total > (full_buckets - 1) * ids_a_bucket or #listed - from + 1 > most_buckets) do
+        dropped[#dropped + 1] = listed[from]
+        total = total - held[from]
+        news = news - (is_new[listed[from]] and 1 or 0)
+        from = from + 1
+    end
+    return {unpack(listed, from)}, dropped
+end
+
+local function with_new_buckets(wanted, sizes)
+    local is_new, news = {}, 0
+    for bucket in pairs(wanted) do
+        if sizes[bucket] == 0 then
+            is_new[bucket], news = true, news + 1
+        end
+    end
+    if news == 0 then
+        return nil, {}
+    end
+    local names, failed = asked('GET', ids_prefix .. 'buckets')
+    if failed then
+        return nil, nil, failed
+    end
+    local listed = {}
+    for _, name in ipairs(cjson.decode(names or '[]')) do
+        if not is_new[tonumber(name)] then
+            listed[#listed + 1] = tonumber(name)
+        end
+    end
+    for bucket in pairs(is_new) do
+        listed[#listed + 1] = bucket
+    end
+    table.sort(listed)
+    return make_room(listed, is_new, news)
+end
+
 local function look_up(found, rows, ids, bucket)
-    local key = id_prefix .. string.format('%.0f', bucket)
+    local key = ids_prefix .. name_of(bucket)
     for from = 1, #ids, CHUNK do
         local to = math.min(from + CHUNK - 1, #ids)
-        local positions = redis.call('HMGET', key, unpack(ids, from, to))
-        for i = 1, #positions do
-            found[rows[from + i - 1]] = found[rows[from + i - 1]] or positions[i]
+        local known = redis.call('HMGET', key, unpack(ids, from, to))
+        for i = 1, #known do
+            found[rows[from + i - 1]] = found[rows[from + i - 1]] or known[i]
         end
     end
 end
 
--- An event that comes again may carry another time: the neighbours of its bucket are asked as well.
-local function known_ids()
-    local found, rows, ids = {}, {}, {}
+-- Which ids another event has, and what is to be written for the others: {bucket -> {digest, position, ...}}. An event
+-- that comes again may carry another time: the neighbours of its bucket are asked as well.
+local function reservations()
+    local rows, ids, found = {}, {}, {}
     for i = 1, #buckets do
         local bucket = buckets[i]
         if not rows[bucket] then
             rows[bucket], ids[bucket] = {}, {}
         end
         local n = #rows[bucket] + 1
-        rows[bucket][n], ids[bucket][n] = i, string.sub(digests, 16 * i - 15, 16 * i)
+        rows[bucket][n], ids[bucket][n] = i, sub(digests, 16 * i - 15, 16 * i)
         found[i] = false
     end
-    for bucket, of_bucket in pairs(rows) do
-        look_up(found, of_bucket, ids[bucket], bucket)
-        look_up(found, of_bucket, ids[bucket], bucket - 1)
-        look_up(found, of_bucket, ids[bucket], bucket + 1)
+    local sizes, failed = sizes_near(rows)
+    if failed then
+        return nil, failed
     end
-    return found
+    local listed, dropped
+    listed, dropped, failed = with_new_buckets(rows, sizes)
+    if failed then
+        return nil, failed
+    end
+    local room, taken, sets = {}, {}, {}
+    for bucket in pairs(rows) do
+        room[bucket], taken[bucket], sets[bucket] = ids_a_bucket - sizes[bucket], {}, {}
+    end
+    for _, bucket in ipairs(dropped) do
+        room[bucket], sizes[bucket] = 0, 0
+    end
+    for bucket, of_bucket in pairs(rows) do
+        for _, near in ipairs({bucket, bucket - 1, bucket + 1}) do
+            if sizes[near] > 0 then
+                look_up(found, of_bucket, ids[bucket], near)
+            end
+        end
+    end
+    local repeats, without_room, none = {}, 0, {}
+    for i = 1, #buckets do
+        local bucket = buckets[i]
+        local digest, position = sub(digests, 16 * i - 15, 16 * i), sub(positions, 12 * i - 11, 12 * i)
+        local known = found[i] or taken[bucket][digest] or (taken[bucket - 1] or none)[digest]
+            or (taken[bucket + 1] or none)[digest]
+        if not known then
+            if room[bucket] > 0 then
+                local set = sets[bucket]
+                room[bucket], taken[bucket][digest] = room[bucket] - 1, position
+                set[#set + 1], set[#set + 2] = digest, position
+            else
+                without_room = without_room + 1
+            end
+        elseif known ~= position then -- the same position is the event itself, come again after a crash
+            repeats[#repeats + 1] = i - 1
+        end
+    end
+    return {sets = sets, repeats = repeats, without_room = without_room, listed = listed, dropped = dropped}
+end
+
+local function reserve(found)
+    for bucket, set in pairs(found.sets) do
+        in_chunks('HSET', ids_prefix .. name_of(bucket), set)
+    end
+    if found.listed then
+        local names = {}
+        for i = 1, #found.listed do
+            names[i] = name_of(found.listed[i])
+        end
+        redis.call('SET', ids_prefix .. 'buckets', #names > 0 and cjson.encode(names) or '[]')
+    end
+    for _, bucket in ipairs(found.dropped) do
+        redis.call('UNLINK', ids_prefix .. name_of(bucket))
+    end
 end
 
 local stored = redis.call('HMGET', partition, 'epoch', 'applied', 'pins')
@@ -81,14 +218,25 @@ local states, failed = packed_states()
 if failed then
     return failed
 end
-local positions = known_ids()
-for i = 1, #pins do
+local found
+found, failed = reservations()
+if failed then
+    return failed
+end
+local pinned
+for i = #pins, 1, -1 do
     if tonumber(pins[i][1]) >= first then
-        return {'claimed', pins[i][2], pins[i][1], states, positions}
+        pinned = pins[i]
     end
 end
-if tonumber(last) >= first then -- a batch of which nothing is new has nothing to pin
-    pins[#pins + 1] = {last, versions}
-    redis.call('HSET', partition, 'pins', cjson.encode(pins))
+if not pinned then
+    pinned = {last, versions}
+    if tonumber(last) >= first then -- a batch of which nothing is new has nothing to pin
+        pins[#pins + 1] = pinned
+        redis.call('HSET', partition, 'pins', cjson.encode(pins))
+    end
 end
-return {'claimed', versions, last, states, positions}
+if #buckets > 0 then
+    reserve(found)
+end
+return {'claimed', pinned[2], pinned[1], states, found.repeats, found.without_room}

@@ -3,24 +3,23 @@
 -- KEYS[1]  the partition's hash
 -- ARGV[1]  MessagePack: epoch, applied, last, {field, value, ...} of the partition's hash, seconds until entity keys
 --          expire (0 = never), prefix of state keys, keys of the entities, length of the changes of each, length of the
---          key of each feature row, length of each row, prefix of id keys, bucket of each id, length of the position of
---          each id, ids a bucket holds, oldest bucket to keep (false = all)
+--          key of each feature row, length of each row, prefix of id keys, key of the set of the
+--          topic's partitions, prefix of their keys, seconds until an idle partition does not count, oldest bucket of ids
+--          that this partition may ask for (false: it asks for none)
 -- ARGV[2]  the packed changes of the entities, joined (features/packing.py: identity u32, tile i64, replaced tile i64,
 --          length u16, payload; a length of 0 deletes the field)
 -- ARGV[3]  the keys of the feature rows, joined
 -- ARGV[4]  the feature rows, joined, each a MessagePack array of field, value, field, value, ...
--- ARGV[5]  the 16-byte digests of the ids, joined
--- ARGV[6]  the position values of the ids, joined
--- Returns  {'committed', ids not remembered} or {'epoch' | 'applied', applied} when refused
+-- Returns  {'committed'} or {'epoch' | 'applied', applied} when refused
 --
 -- A script is not undone when a command in it fails. What can fail is therefore settled before the first change: that
 -- every key holds a hash; and the first change is an HSET, because Redis looks only there whether memory, disk and role
 -- permit writing (redis.io/docs: "Eval" and "Key eviction").
 
 local partition = KEYS[1]
-local epoch, applied, last, fields, expire_s, state_prefix, keys, lengths, row_key_lengths, row_lengths, id_prefix,
-    buckets, position_lengths, ids_a_bucket, oldest_bucket = unpack(cmsgpack.unpack(ARGV[1]))
-local changes, digests = ARGV[2], ARGV[5]
+local epoch, applied, last, fields, expire_s, state_prefix, keys, lengths, row_key_lengths, row_lengths, ids_prefix,
+    partitions_key, partition_prefix, idle_s, oldest_bucket = unpack(cmsgpack.unpack(ARGV[1]))
+local changes = ARGV[2]
 local CHUNK = 4000 -- arguments of one command: Lua's stack holds 8000
 local NO_TILE = '\0\0\0\0\0\0\0\128' -- INT64_MIN: no tile was replaced
 local byte, sub, call = string.byte, string.sub, redis.call
@@ -46,13 +45,10 @@ local function expire(key)
     end
 end
 
--- The number of fields of a hash (0 when there is none), or an error that names the key.
-local function size(key)
+-- An error that names the key, when it holds something else than a hash.
+local function no_hash(key)
     local n = redis.pcall('HLEN', key)
-    if type(n) == 'table' then
-        return nil, {err = n.err .. ' (key ' .. key .. ')'}
-    end
-    return n
+    return type(n) == 'table' and {err = n.err .. ' (key ' .. key .. ')'}
 end
 
 local sets, deletes = {}, {}
@@ -87,41 +83,30 @@ local function write_row(key, row)
     expire(key)
 end
 
--- The ids in their buckets: {name -> {digest, position, ...}}, and how many are for buckets already deleted.
-local function ids_by_bucket()
-    local groups, too_old, positions = {}, 0, cut(ARGV[6], position_lengths)
-    for i = 1, #buckets do
-        if oldest_bucket and buckets[i] < oldest_bucket then
-            too_old = too_old + 1
-        else
-            local name = string.format('%.0f', buckets[i])
-            local group = groups[name] or {}
-            groups[name] = group
-            local n = #group
-            group[n + 1], group[n + 2] = sub(digests, 16 * i - 15, 16 * i), positions[i]
+-- The oldest bucket of ids that some partition of this topic may ask for. Idle ones do not count.
+local function oldest_needed(now_s)
+    local needed = oldest_bucket
+    for _, number in ipairs(call('SMEMBERS', partitions_key)) do
+        local key = partition_prefix .. number
+        local other = key ~= partition and call('HMGET', key, 'active_s', 'oldest_bucket')
+        if other and now_s - tonumber(other[1] or '0') <= idle_s then
+            needed = math.min(needed, tonumber(other[2] or '-inf'))
         end
     end
-    return groups, too_old
+    return needed
 end
 
--- Which buckets stay, by name; the others are deleted in the background.
-local function kept_buckets(known, groups)
-    local kept, deleted = {}, {}
-    for i = 1, #known do
-        if oldest_bucket and tonumber(known[i]) < oldest_bucket then
-            deleted[#deleted + 1] = known[i]
-        elseif not groups[known[i]] then
-            kept[#kept + 1] = known[i]
-        end
+-- The ids that nobody needs any more: {the list of buckets that stay, buckets to delete}. Seldom: once a bucket.
+local function forgotten(now_s)
+    local kept, deleted, needed = {}, {}, oldest_needed(now_s)
+    for _, name in ipairs(cjson.decode(call('GET', ids_prefix .. 'buckets') or '[]')) do
+        local list = tonumber(name) < needed and deleted or kept
+        list[#list + 1] = name
     end
-    for name in pairs(groups) do
-        kept[#kept + 1] = name
-    end
-    table.sort(kept)
-    return kept, deleted
+    return #kept > 0 and cjson.encode(kept) or '[]', deleted
 end
 
-local stored = call('HMGET', partition, 'epoch', 'applied', 'pins', 'buckets')
+local stored = call('HMGET', partition, 'epoch', 'applied', 'pins', 'oldest_bucket')
 if stored[1] ~= epoch then
     return {'epoch', stored[2] or '-1'}
 end
@@ -130,36 +115,29 @@ if (stored[2] or '-1') ~= applied then
 end
 
 local row_keys, rows = cut(ARGV[3], row_key_lengths), cut(ARGV[4], row_lengths)
-local groups, ids_dropped = ids_by_bucket()
-local room = {}
 for i = 1, #keys do
     keys[i] = state_prefix .. keys[i]
 end
 for _, checked in ipairs({keys, row_keys}) do
     for i = 1, #checked do
-        local _, failed = size(checked[i])
+        local failed = no_hash(checked[i])
         if failed then
             return failed
         end
     end
 end
-for name in pairs(groups) do
-    local held, failed = size(id_prefix .. name)
-    if failed then
-        return failed
-    end
-    room[name] = math.max(0, ids_a_bucket - held)
-end
-
 local pins = {}
 for _, pin in ipairs(cjson.decode(stored[3] or '[]')) do
     if tonumber(pin[1]) > tonumber(last) then
         pins[#pins + 1] = pin
     end
 end
-local kept, deleted = kept_buckets(cjson.decode(stored[4] or '[]'), groups)
-call('HSET', partition, 'applied', last, 'pins', #pins > 0 and cjson.encode(pins) or '[]',
-    'buckets', #kept > 0 and cjson.encode(kept) or '[]')
+local oldest, now = oldest_bucket and string.format('%.0f', oldest_bucket), call('TIME')[1]
+local listed, deleted
+if oldest and oldest ~= stored[4] then
+    listed, deleted = forgotten(tonumber(now))
+end
+call('HSET', partition, 'applied', last, 'active_s', now, 'pins', #pins > 0 and cjson.encode(pins) or '[]')
 in_chunks('HSET', partition, fields, #fields)
 
 local from = 1
@@ -170,12 +148,11 @@ end
 for i = 1, #row_keys do
     write_row(row_keys[i], rows[i])
 end
-for name, group in pairs(groups) do
-    local n = math.min(#group / 2, room[name])
-    in_chunks('HSET', id_prefix .. name, group, 2 * n)
-    ids_dropped = ids_dropped + #group / 2 - n
+if listed then
+    call('HSET', partition, 'oldest_bucket', oldest)
+    call('SET', ids_prefix .. 'buckets', listed)
+    for i = 1, #deleted do
+        call('UNLINK', ids_prefix .. deleted[i])
+    end
 end
-for i = 1, #deleted do
-    call('UNLINK', id_prefix .. deleted[i])
-end
-return {'committed', ids_dropped}
+return {'committed'}

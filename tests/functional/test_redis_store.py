@@ -21,7 +21,8 @@ from features.redis_store import RedisStore
 from features.store import NOTHING_APPLIED, Claim, Claimed, Commit, Committed, PartitionId, Refused
 
 PARTITION = PartitionId("p", "p.hop-origin", 0, "c/t")
-STATE_KEY, IDS_KEY, ROW_KEY = "driftwood:p:state:origin:JFK", "driftwood:p:ids:p.hop-origin:0:7", "feast-key"
+STATE_KEY, ROW_KEY = "driftwood:p:state:origin:JFK", "feast-key"
+LIST_KEY, BUCKET_KEY = "driftwood:p:ids:buckets", "driftwood:p:ids:7"
 PARTITION_KEY = "driftwood:p:partition:p.hop-origin:0"
 ROW = b"\x92\xa1f\xa1v"
 
@@ -31,15 +32,13 @@ def change(payload: bytes) -> bytes:
 
 
 def commit(epoch: int, last: int = 9, applied: int = NOTHING_APPLIED) -> Commit:
-    ids = [(7, b"d" * 16, b"0:1")]
     rows = [(ROW_KEY.encode(), ROW)]
-    return Commit(PARTITION, epoch, applied, last, {}, 5, "origin", [("JFK", change(b"x"))], rows, ids, 60)
+    return Commit(PARTITION, epoch, applied, last, {}, 5, "origin", [("JFK", change(b"x"))], rows, 60, 5)
 
 
 def claim(epoch: int, applied: int = NOTHING_APPLIED) -> Claim:
-    return Claim(
-        PARTITION, epoch, applied, applied + 1, applied + 10, "{}", "origin", ["JFK"], [b"d" * 16], [7]
-    )
+    first, ids = applied + 1, ([b"d" * 16], [7], b"position-of1")
+    return Claim(PARTITION, epoch, applied, first, applied + 10, "{}", "origin", ["JFK"], *ids)
 
 
 @pytest.fixture
@@ -85,7 +84,7 @@ def test_out_of_memory_writes_nothing_and_the_same_commit_succeeds_later(
     asyncio.run(body())
 
 
-@pytest.mark.parametrize("key", [STATE_KEY, IDS_KEY, ROW_KEY, PARTITION_KEY])
+@pytest.mark.parametrize("key", [STATE_KEY, LIST_KEY, BUCKET_KEY, ROW_KEY, PARTITION_KEY])
 def test_a_key_that_holds_something_else_is_named_and_nothing_is_written(
     server: redis.Redis, redis_url: str, key: str
 ) -> None:
@@ -93,14 +92,14 @@ def test_a_key_that_holds_something_else_is_named_and_nothing_is_written(
         async with opened(redis_url) as store:
             epoch = (await store.load(PARTITION)).epoch
             server.delete(key)
-            server.set(key, "not ours")
+            server.hset(key, "not", "ours") if key == LIST_KEY else server.set(key, "not ours")
             before = everything(server)
-            with pytest.raises(
-                StoreError, match=rf"WRONGTYPE.*{key if key != PARTITION_KEY else ''}.*delete that key"
-            ):
-                await store.commit(commit(epoch))
-            if key == STATE_KEY:
-                with pytest.raises(StoreError, match=rf"WRONGTYPE.*{key}"):
+            named = rf"WRONGTYPE.*{key if key != PARTITION_KEY else ''}.*delete that key"
+            if key not in (LIST_KEY, BUCKET_KEY):
+                with pytest.raises(StoreError, match=named):
+                    await store.commit(commit(epoch))
+            if key != ROW_KEY:
+                with pytest.raises(StoreError, match=named):
                     await store.claim(claim(epoch))
             assert everything(server) == before
 
@@ -157,7 +156,7 @@ def test_a_claim_whose_answer_got_lost_is_sent_again_and_answered_alike(redis_ur
             epoch = (await store.load(PARTITION)).epoch
             answer = await store.claim(claim(epoch))
             assert lost == [b"claimed"]
-            assert answer == Claimed("{}", 9, {"JFK": None}, [None])
+            assert answer == Claimed("{}", 9, {"JFK": None}, [])
 
     asyncio.run(body())
 

@@ -19,6 +19,7 @@ import features
 from features.memory_store import MemoryStore
 from features.redis_store import RedisStore
 from features.store import (
+    BUCKETS,
     NOTHING_APPLIED,
     Claim,
     Claimed,
@@ -223,7 +224,7 @@ def test_a_batch_of_which_nothing_is_new_pins_nothing(run: Run) -> None:
         epoch = (await store.load(PARTITION)).epoch
         await committed(store, commit(epoch, 9))
         assert await claimed(store, claim(epoch, 10, 9, 9, versions=V1)) == Claimed(V1, 9, {}, [])
-        assert await committed(store, commit(epoch, 9, 9)) == Committed(0)
+        assert await committed(store, commit(epoch, 9, 9)) == Committed()
         assert isinstance(await store.claim(claim(epoch, 10, 19, 9, versions=V2)), Claimed)
         assert isinstance(await store.claim(claim(epoch, 20, 29, 9, in_flight=19)), Claimed)
 
@@ -349,37 +350,148 @@ def test_five_thousand_entities_and_one_of_ten_thousand_tiles_are_one_batch(run:
     run(body)
 
 
-def test_ids_are_found_in_their_bucket_and_its_neighbours_of_their_own_partition(run: Run) -> None:
-    def ids(*numbers: int) -> list[bytes]:
-        return [struct.pack(">QQ", 2**64 - 1 - number, number) for number in numbers]
+def digests(*numbers: int) -> list[bytes]:
+    return [struct.pack(">QQ", 2**64 - 1 - number, number) for number in numbers]
 
+
+def at(*offsets: int, partition: int = 0) -> bytes:
+    """Positions in `events`, joined."""
+    return b"".join(struct.pack(">Iq", partition, offset) for offset in offsets)
+
+
+def reserving(epoch: int, first: int, applied: int, ids: dict[int, tuple[int, int]], **more: Any) -> Claim:
+    """A claim of one record that reserves ids: offset in `events` -> number of the id, bucket."""
+    numbers, buckets = [number for number, _ in ids.values()], [bucket for _, bucket in ids.values()]
+    asked = claim(epoch, first, first, applied, ids=digests(*numbers), id_buckets=buckets, **more)
+    return replace(asked, id_positions=at(*ids))
+
+
+def test_an_id_that_another_event_has_in_its_bucket_or_a_neighbouring_one_is_a_repeat(run: Run) -> None:
     async def body(store: StateStore) -> None:
         epoch = (await store.load(PARTITION)).epoch
-        known = [(10, ids(1)[0], b"0:1"), (11, ids(2)[0], b"0:2"), (-1, ids(3)[0], b"\x00\xff")]
-        assert await committed(store, commit(epoch, 1, ids=known)) == Committed(0)
-        asked = claim(epoch, 2, 2, 1, ids=ids(1, 1, 1, 1, 2, 3, 4), id_buckets=[8, 9, 10, 11, 10, 0, 10])
-        expected = [None, b"0:1", b"0:1", b"0:1", b"0:2", b"\x00\xff", None]
-        assert (await claimed(store, asked)).known_ids == expected
-        other = replace(PARTITION, partition=9)
-        elsewhere = replace(asked, partition=other, epoch=(await store.load(other)).epoch, applied=-1)
-        assert (await claimed(store, elsewhere)).known_ids == [None] * 7
+        first = reserving(epoch, 0, -1, {1: (1, 10), 2: (2, 11), 3: (3, -1), 2**40: (4, 50)})
+        assert await claimed(store, first) == Claimed(V1, 0, {}, [])
+        await committed(store, commit(epoch, 0))
+        asked = {10: (1, 8), 11: (1, 9), 12: (1, 12), 13: (2, 10), 14: (3, 0), 15: (4, 51), 16: (5, 10)}
+        answer = await claimed(store, reserving(epoch, 1, 0, asked))
+        # 1 in bucket 8 is too far from its first in 10, so it is reserved there, and again in 12.
+        assert (answer.repeats, answer.ids_dropped) == ([1, 3, 4, 5], 0)
 
     run(body)
 
 
-def test_a_full_bucket_and_one_before_the_oldest_remember_no_more_ids_and_say_so(run: Run) -> None:
-    def ids(count: int, bucket: int, start: int = 0) -> list[tuple[int, bytes, bytes]]:
-        return [(bucket, b"%016d" % number, b"%d" % number) for number in range(start, start + count)]
-
+def test_the_first_of_two_rows_of_a_claim_has_the_id_in_its_bucket_and_its_neighbours(run: Run) -> None:
     async def body(store: StateStore) -> None:
         epoch = (await store.load(PARTITION)).epoch
-        assert await committed(store, commit(epoch, 1, ids=ids(60, 5) + ids(60, 9, 1_000))) == Committed(0)
-        assert await committed(store, commit(epoch, 2, 1, ids=ids(60, 5, 60))) == Committed(20)
-        last = commit(epoch, 3, 2, ids=ids(3, 5) + ids(1, 7, 500), oldest_bucket=6)
-        assert await committed(store, last) == Committed(3)
-        asked = [b"%016d" % number for number in (0, 500, 1_000)]
-        answer = await claimed(store, claim(epoch, 4, 4, 3, ids=asked, id_buckets=[5, 7, 9]))
-        assert answer.known_ids == [None, b"500", b"1000"]
+        ids = {1: (1, 10), 2: (1, 10), 3: (1, 11), 4: (1, 12), 5: (1, 9), 6: (2, 9), 7: (2, 8)}
+        answer = await claimed(store, reserving(epoch, 0, -1, ids))
+        assert answer.repeats == [1, 2, 4, 6]
+
+    run(body)
+
+
+def test_a_claim_repeated_after_a_crash_finds_the_same_repeats_however_it_is_cut(run: Run) -> None:
+    async def body(store: StateStore) -> None:
+        epoch = (await store.load(PARTITION)).epoch
+        ids = {1: (1, 10), 2: (2, 10), 3: (1, 10), 4: (3, 10), 5: (2, 11)}
+        assert (await claimed(store, reserving(epoch, 0, -1, ids))).repeats == [2, 4]
+        for _ in range(2):
+            epoch = (await store.load(PARTITION)).epoch
+            assert (await claimed(store, reserving(epoch, 0, -1, ids))).repeats == [2, 4]
+        rest = {offset: ids[offset] for offset in (4, 5)}
+        assert (await claimed(store, reserving(epoch, 0, -1, rest))).repeats == [1]
+
+    run(body)
+
+
+def test_an_id_is_reserved_for_all_partitions_of_a_pipeline_from_its_claim_on(run: Run) -> None:
+    async def body(store: StateStore) -> None:
+        for pipeline, expected in ((PARTITION.pipeline, [0]), ("q", [])):
+            epoch = (await store.load(PARTITION)).epoch
+            await claimed(store, reserving(epoch, 0, -1, {1: (1, 10)}))  # and a crash: no commit
+            other = replace(PARTITION, partition=9, pipeline=pipeline)
+            there = (await store.load(other)).epoch
+            asked = replace(reserving(there, 0, -1, {2: (1, 11)}), partition=other)
+            assert (await claimed(store, asked)).repeats == expected
+            assert (await claimed(store, asked)).repeats == expected
+            epoch = (await store.load(PARTITION)).epoch
+            assert (await claimed(store, reserving(epoch, 0, -1, {1: (1, 10)}))).repeats == []
+
+    run(body)
+
+
+def test_a_refused_claim_reserves_nothing(run: Run) -> None:
+    async def body(store: StateStore) -> None:
+        old = (await store.load(PARTITION)).epoch
+        epoch = (await store.load(PARTITION)).epoch
+        assert isinstance(await store.claim(reserving(old, 0, -1, {1: (1, 10)})), Refused)
+        assert isinstance(await store.claim(reserving(epoch, 9, 8, {1: (1, 10)})), Refused)
+        assert (await claimed(store, reserving(epoch, 0, -1, {2: (1, 10)}))).repeats == []
+
+    run(body)
+
+
+def test_a_full_bucket_remembers_no_more_ids_and_says_so(run: Run) -> None:
+    async def body(store: StateStore) -> None:
+        epoch = (await store.load(PARTITION)).epoch
+        answer = await claimed(store, reserving(epoch, 0, -1, {n: (n, 5) for n in range(60)}))
+        assert answer.ids_dropped == 0
+        more = {n: (n, 5) for n in range(60, 120)} | {500: (500, 6)}
+        assert (await claimed(store, reserving(epoch, 0, -1, more))).ids_dropped == 20
+        again = {n + 1_000: (n, 5) for n in range(120)} | {1_500: (500, 6)}
+        answer = await claimed(store, reserving(epoch, 0, -1, again))
+        assert answer.repeats == [*range(100), 120]
+        assert answer.ids_dropped == 20
+
+    run(body)
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_ids_are_kept_until_no_partition_needs_them_any_more(run: Run, both: bool) -> None:
+    other, asker = replace(PARTITION, partition=9), replace(PARTITION, partition=1)
+
+    async def body(store: StateStore) -> None:
+        epoch, there = (await store.load(PARTITION)).epoch, (await store.load(other)).epoch
+        await claimed(store, reserving(epoch, 0, -1, {n: (n, n) for n in (20, 30, 40)}))
+        await committed(store, commit(epoch, 0, oldest_bucket=38))
+        if both:  # else the other one may begin anywhere
+            await committed(store, replace(commit(there, 0, oldest_bucket=25), partition=other))
+        asked = reserving((await store.load(asker)).epoch, 0, -1, {100 + n: (n, n) for n in (20, 30, 40)})
+        expected = [1, 2] if both else [0, 1, 2]
+        assert (await claimed(store, replace(asked, partition=asker))).repeats == expected
+
+    run(body)
+
+
+def test_beyond_what_four_full_buckets_hold_the_oldest_are_forgotten_although_somebody_may_ask(
+    run: Run,
+) -> None:
+    async def body(store: StateStore) -> None:
+        epoch = (await store.load(PARTITION)).epoch
+        for bucket in range(1, 9):  # no commit says that any is needed no more
+            ids = {1_000 * bucket + n: (1_000 * bucket + n, bucket) for n in range(IDS_A_BUCKET)}
+            assert (await claimed(store, reserving(epoch, 0, -1, ids))).ids_dropped == 0
+        # A bucket older than all that are held finds no room, one between them does.
+        answer = await claimed(store, reserving(epoch, 0, -1, {1: (1, 2), 2: (2, 20)}))
+        assert answer == Claimed(V1, 0, {}, [], 1)
+        asked = {9_000 + bucket: (1_000 * bucket, bucket) for bucket in range(1, 9)}
+        answer = await claimed(store, reserving(epoch, 0, -1, asked))
+        assert [at + 1 for at in answer.repeats] == [6, 7, 8]
+
+    run(body)
+
+
+def test_there_are_never_more_than_so_many_buckets(run: Run) -> None:
+    async def body(store: StateStore) -> None:
+        epoch = (await store.load(PARTITION)).epoch
+        for start in (0, 3_000):
+            ids = {start + n: (start + n, start + 3 * n) for n in range(BUCKETS)}
+            answer = await claimed(store, reserving(epoch, 0, -1, ids))
+            assert answer == Claimed(V1, 0, {}, [])
+        again = {9_000 + n: (3_000 + n, 3_000 + 3 * n) for n in range(BUCKETS)}
+        assert len((await claimed(store, reserving(epoch, 0, -1, again))).repeats) == BUCKETS
+        one = await claimed(store, reserving(epoch, 0, -1, {8_000: (999, 2_997)}))
+        assert (one.repeats, one.ids_dropped) == ([], 1)
 
     run(body)
 
@@ -387,11 +499,10 @@ def test_a_full_bucket_and_one_before_the_oldest_remember_no_more_ids_and_say_so
 def test_ten_thousand_ids_are_one_batch(run: Run) -> None:
     async def body(store: StateStore) -> None:
         epoch = (await store.load(PARTITION)).epoch
-        ids = [(number % 200, b"%016d" % number, b"%d" % number) for number in range(10_000)]
-        assert await committed(store, commit(epoch, 1, ids=ids)) == Committed(0)
-        digests, buckets = [digest for _, digest, _ in ids], [bucket for bucket, _, _ in ids]
-        answer = await claimed(store, claim(epoch, 2, 2, 1, ids=digests, id_buckets=buckets))
-        assert answer.known_ids == [position for _, _, position in ids]
+        ids = {number: (number, number % 200) for number in range(10_000)}
+        assert (await claimed(store, reserving(epoch, 0, -1, ids))).repeats == []
+        again = {number + 20_000: place for number, place in ids.items()}
+        assert (await claimed(store, reserving(epoch, 0, -1, again))).repeats == list(range(10_000))
 
     run(body)
 

@@ -31,7 +31,7 @@ def road(store: StateStore | None = None, partitions: int = 2, **more: Any) -> R
     return Road(ORDERS, store or MemoryStore(), NO_MODELS, partitions, **more)
 
 
-def with_repeats(source: random.Random, n: int) -> list[dict[str, Any]]:
+def with_repeats(source: random.Random, n: int, other_keys: bool = True) -> list[dict[str, Any]]:
     """Orders of which some come again: at once or later, as they were or with another time or customer."""
     events: list[dict[str, Any]] = []
     for order in random_orders(source, n):
@@ -40,7 +40,7 @@ def with_repeats(source: random.Random, n: int) -> list[dict[str, Any]]:
             again = dict(source.choice(events[-10:]))
             if source.random() < 0.5:
                 again["placed_at"] = order["placed_at"]
-            if source.random() < 0.3:
+            if other_keys and source.random() < 0.3:
                 again["customer"] = "dora"
             events.append(again)
     return events
@@ -72,7 +72,8 @@ def test_how_batches_are_cut_and_partitions_interleaved_changes_no_byte_of_an_an
 ):
     source = random.Random(seed)
     first = road(partitions=partitions)
-    first.send(with_repeats(source, n))
+    # Of two events of one id in two partitions the one is answered that is claimed first.
+    first.send(with_repeats(source, n, other_keys=partitions == 1))
     first.run(batch=3)
     again = road(partitions=partitions, reads=first.log, capacity=capacity)
     again.run_randomly(source, most=4)
@@ -102,6 +103,7 @@ def test_crashes_anywhere_lose_nothing_count_nothing_twice_and_repeat_the_same_b
     worker.send(events)
 
     async def work() -> None:
+        await worker.open()
         while unread := worker.unread():
             place = source.choice(unread)
             _arm(source, publisher, store)
@@ -150,6 +152,7 @@ def test_a_worker_that_wakes_after_it_was_replaced_publishes_copies_and_changes_
     late: list[Any] = []
 
     async def work() -> None:
+        await owner.open()
         while unread := owner.unread():
             place = source.choice(unread)
             if source.random() < 0.2:

@@ -103,7 +103,7 @@ def test_ids_beyond_what_a_horizon_holds_are_not_remembered_and_counted():
 def test_what_is_remembered_is_bounded_by_the_horizon():
     store = MemoryStore()
     answered([order(f"o{at}", hours=6 * at) for at in range(200)], 7, store)
-    [buckets] = [partition.ids for partition in store._partitions.values()]
+    buckets = store.ids["orders"].buckets
     assert len(buckets) <= 4
     assert sum(map(len, buckets.values())) <= 4 * 4
 
