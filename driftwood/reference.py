@@ -131,7 +131,9 @@ def _metric_rows() -> Iterable[str]:
     }
     # Figures of the moment are read from a worker when Prometheus asks; their names and texts are there without one.
     nothing: Any = None
-    found |= {now.name: ("gauge", now.labels, now.about) for now in figures(nothing, nothing, nothing)}
+    found |= {
+        now.name: ("gauge", now.labels, now.about) for now in figures(nothing, nothing, nothing, nothing)
+    }
     for name, (kind, of, about) in sorted(found.items()):
         yield f"| `{name}` | {kind} | {', '.join(f'`{label}`' for label in of)} | {about} |"
 

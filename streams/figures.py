@@ -9,13 +9,14 @@ from features.state import EntityState
 from streams.metrics import Now
 from streams.pressure import Pressure
 from streams.serving import Serving
+from streams.surroundings import Surroundings
 from streams.worker import Worker
 
 Values = list[tuple[tuple[str, ...], float]]
 
 
-def figures(worker: Worker, pressure: Pressure, serving: Serving) -> list[Now]:
-    """Lag, what waits, entities and their memory by partition; what stands unread; the model in service."""
+def figures(worker: Worker, pressure: Pressure, serving: Serving, surroundings: Surroundings) -> list[Now]:
+    """Lag, what waits, entities and their memory by partition; what stands unread; the model; a broker that is away."""
 
     def by_partition(values: Iterable[tuple[tuple[str, int], float]]) -> Values:
         return [((topic, str(number)), value) for (topic, number), value in values]
@@ -66,6 +67,12 @@ def figures(worker: Worker, pressure: Pressure, serving: Serving) -> list[Now]:
             "Bytes unread in the fullest hop partition.",
             (),
             lambda: [((), pressure.fullest_bytes)],
+        ),
+        Now(
+            "driftwood_broker_away_seconds",
+            "For how long the broker has not answered; 0 while it does.",
+            (),
+            lambda: [((), surroundings.broker_away_s)],
         ),
         Now(
             "driftwood_model_in_service",

@@ -20,6 +20,7 @@ from prometheus_client import CollectorRegistry
 
 from features.errors import OperatorError
 from features.packing import STORED_HEADER
+from features.redis_agreement import RedisAgreement
 from features.redis_pressure import RedisPressure
 from features.redis_store import RedisStore
 from features.state import EntityState
@@ -34,6 +35,7 @@ from streams.pressure import MeasuredPublisher, Pressure
 from streams.producer import Publisher, settings_for
 from streams.serving import Serving
 from streams.settings import Settings
+from streams.surroundings import Surroundings
 from streams.topics import TopicAdmin, pipeline_topics, predict_group
 from streams.transport import consumer_of
 from streams.worker import Worker
@@ -126,12 +128,19 @@ class _WorkerProcess:
         settings, pipeline = self._settings, self._pipeline
         entities = [plan.entity for plan in stage_plans(pipeline.feature_set)]
         topics = pipeline_topics(pipeline.name, entities, settings)
-        identities = await asyncio.to_thread(TopicAdmin(settings).check, topics)
+        agreement = RedisAgreement.connect(settings.redis_url, pipeline.name)
+        down.push_async_callback(agreement.aclose)
+        admin = TopicAdmin(settings)
+        begun = await agreement.begun()  # at once whether Redis answers
+        identities = await asyncio.to_thread(admin.check, topics, begun)
+        self._surroundings = Surroundings(
+            topics, identities, pipeline.feature_set.hash, admin.look_at, agreement, time.monotonic
+        )
+        await self._surroundings.enter()
         store = RedisStore.connect(settings.redis_url, settings.repeat_ids_per_bucket)
         down.push_async_callback(store.aclose)
         ledger = RedisPressure.connect(settings.redis_url, pipeline.name)
         down.push_async_callback(ledger.aclose)
-        await ledger.applied([(topics.events.name, 0)])  # asked for nothing but an answer
         serving = Serving(pipeline, ModelStore(settings.models_dir))
         troubles = self._metrics.errors
         pressure = Pressure(ledger, uuid.uuid4().hex, settings.unread_bytes_max, troubles.labels("redis").inc)
@@ -147,8 +156,13 @@ class _WorkerProcess:
         """Serve the metrics, and look for a new champion and for what stands unread; the metrics' URL."""
         url, stop = self._metrics.serve(self._settings.metrics_host, self._settings.metrics_port)
         down.callback(stop)
-        self._metrics.watch(figures(worker, pressure, serving))
-        for watch in (serving.watch(self._settings.champion_poll.total_seconds()), pressure.watch()):
+        self._metrics.watch(figures(worker, pressure, serving, self._surroundings))
+        watches = (
+            serving.watch(self._settings.champion_poll.total_seconds()),
+            pressure.watch(),
+            self._surroundings.watch(),
+        )
+        for watch in watches:
             down.callback(asyncio.create_task(self._guarded(watch)).cancel)
         return url
 

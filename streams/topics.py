@@ -20,7 +20,7 @@ from datetime import timedelta
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient, NewTopic, TopicDescription
 
 from features.errors import TopicError, UnreachableError
 from streams.settings import Settings
@@ -132,6 +132,7 @@ class TopicAdmin:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._said: list[str] = []
+        self._last = Cluster("", embedded=True, brokers=())
         config: dict[str, Any] = {**settings.kafka_client(), "error_cb": self._heard}
         self._client = AdminClient(config, logger=_quiet)
 
@@ -141,7 +142,8 @@ class TopicAdmin:
         identity, brokers = _cluster_of(metadata)
         embedded = identity.startswith(EMBEDDED_CLUSTER)
         names = [name for name in metadata.topics if not name.startswith("__")]
-        ids = {} if embedded or not names else self._topic_ids(names)
+        described = {} if embedded or not names else self._described(names)
+        ids = {name: _topic_id(topic) for name, topic in described.items()}
         topics = {
             name: SeenTopic(
                 name,
@@ -151,7 +153,21 @@ class TopicAdmin:
             )
             for name in names
         }
-        return Cluster(identity, embedded, brokers, topics)
+        self._last = Cluster(identity, embedded, brokers, topics)
+        return self._last
+
+    def look_at(self, names: Sequence[str]) -> dict[str, SeenTopic]:
+        """These topics of the cluster that was seen last, by name; those that it lacks are left out.
+
+        One small request to a real Kafka, however many topics others have there.
+        """
+        if self._last.embedded:
+            topics = self.cluster().topics
+            return {name: topics[name] for name in names if name in topics}
+        return {
+            name: SeenTopic(name, len(topic.partitions), f"{self._last.identity}/{_topic_id(topic)}")
+            for name, topic in self._described(names).items()
+        }
 
     def create(self, topics: Iterable[Topic]) -> list[str]:
         """Create those that are missing, and wait until all are there; returns the names of the new ones.
@@ -170,14 +186,17 @@ class TopicAdmin:
         self.check(wanted)
         return [topic.name for topic in missing]
 
-    def check(self, topics: Iterable[Topic]) -> dict[str, str]:
+    def check(self, topics: Iterable[Topic], begun: Mapping[str, int] | None = None) -> dict[str, str]:
         """The identities of the topics by name, when all are there with the right number of partitions.
+
+        `begun`, the numbers with which the pipeline began, by topic and identity: a topic that has more now is as good
+        as it was, as long as no row goes to the others.
 
         Raises:
             TopicError: one is missing or has another number; it names the topic, what was seen and the remedy.
         """
         cluster = self.cluster()
-        return {topic.name: _checked(topic, cluster) for topic in topics}
+        return {topic.name: _checked(topic, cluster, begun or {}) for topic in topics}
 
     def _metadata(self, topic: str | None = None) -> Any:
         try:
@@ -186,14 +205,14 @@ class TopicAdmin:
         except KafkaException as error:
             raise self._unreachable(error) from error
 
-    def _topic_ids(self, names: Sequence[str]) -> dict[str, str]:
+    def _described(self, names: Sequence[str]) -> dict[str, TopicDescription]:
         asked = self._client.describe_topics(TopicCollection(list(names)), request_timeout=ANSWER_WITHIN_S)
-        return {name: topic_id for name, future in asked.items() if (topic_id := self._topic_id(future))}
+        found = ((name, self._description(future)) for name, future in asked.items())
+        return {name: description for name, description in found if description is not None}
 
-    def _topic_id(self, future: Future[Any]) -> str | None:
+    def _description(self, future: Future[TopicDescription]) -> TopicDescription | None:
         try:
-            # As Kafka's own tools write it: librdkafka's base64 has '/', which separates parts of a position.
-            return str(future.result().topic_id).replace("/", "_").replace("+", "-")
+            return future.result()
         except KafkaException as error:
             if error.args[0].code() in (
                 KafkaError.UNKNOWN_TOPIC_OR_PART,
@@ -253,7 +272,12 @@ def _cluster_of(metadata: Any) -> tuple[str, list[str]]:
     return (f"{identity}@{brokers[0]}" if identity.startswith(EMBEDDED_CLUSTER) else identity), brokers
 
 
-def _checked(topic: Topic, cluster: Cluster) -> str:
+def _topic_id(topic: TopicDescription) -> str:
+    # As Kafka's own tools write it: librdkafka's base64 has '/', which separates parts of a position.
+    return str(topic.topic_id).replace("/", "_").replace("+", "-")
+
+
+def _checked(topic: Topic, cluster: Cluster, begun: Mapping[str, int]) -> str:
     seen = cluster.topics.get(topic.name)
     pipeline = topic.name.partition(".")[0]
     if seen is None:
@@ -263,7 +287,8 @@ def _checked(topic: Topic, cluster: Cluster) -> str:
         )
     if seen.problem is not None:
         raise TopicError(f"topic {topic.name} cannot be used, the broker says: {seen.problem}")
-    if seen.partitions != topic.partitions:
+    grown = seen.partitions > topic.partitions == begun.get(f"{topic.name}@{seen.identity}")
+    if seen.partitions != topic.partitions and not grown:
         raise TopicError(
             f"topic {topic.name} has {seen.partitions} partitions, expected {topic.partitions} (setting partitions): "
             f"set partitions to {seen.partitions}, or begin afresh under new topics. Adding partitions would send "

@@ -67,6 +67,7 @@ class Worker:
         self._grace_s, self._clock = grace_s, clock
         self._memories: dict[Partition, Memory] = {}
         self._busy_since: dict[Partition, float] = {}  # of what is in hand, the last that moved
+        self._arrived: dict[Partition, float] = {}  # when the group gave us what does not flow yet
         self._ends: dict[Partition, int] = {}  # of each log, as of its newest fetch
         self._done: dict[Partition, int] = {}  # everything below is
         self._group: Group | None = None
@@ -85,19 +86,21 @@ class Worker:
 
         Where nothing was applied that is 0, and not the oldest record: a log that begins later has lost some unread.
         """
+        self._arrived[partition] = self._clock()
         if partition[0] not in self._stages.entities:
             return None
         return (await self._open(partition)).applied + 1
 
     def started(self, partition: Partition, offset: int, seek: int) -> None:
         """The partition is ours and flows."""
+        self._arrived.pop(partition, None)
         self._done[partition] = self._ends[partition] = offset
         self._tasks.start(partition, offset, seek)
 
     async def revoked(self, partitions: frozenset[Partition]) -> None:
         """Finish the batches in hand, then forget the partitions."""
         await self._tasks.stop(partitions, grace_s=self._grace_s)
-        for remembered in (self._memories, self._busy_since, self._ends, self._done):
+        for remembered in (self._memories, self._busy_since, self._arrived, self._ends, self._done):
             for partition in partitions:
                 remembered.pop(partition, None)
 
@@ -122,12 +125,13 @@ class Worker:
         return {place: max(end - done.get(place, end), 0) for place, end in dict(self._ends).items()}
 
     def stalled(self, patience_s: float) -> list[Partition]:
-        """Partitions whose batch in hand has been worked on for longer than `patience_s`.
+        """Partitions whose batch in hand has been worked on for longer than `patience_s`, or that did not begin to flow.
 
         A source that waits for the hop topics to be read does not count: it is meant to wait.
         """
         now = self._clock()
-        return [partition for partition, since in self._busy_since.items() if now - since > patience_s]
+        waiting = [*self._busy_since.items(), *self._arrived.items()]
+        return [partition for partition, since in waiting if now - since > patience_s]
 
     # The work of one partition.
 

@@ -40,10 +40,14 @@ class RealKafka:
 
     def __init__(self) -> None:
         self._server: KeptServer | None = None
-        self.port = 0
+        self.port = self.second_port = 0
 
     def start(
-        self, data_dir: Path, port: int | None = None, extra_properties: Mapping[str, str] | None = None
+        self,
+        data_dir: Path,
+        port: int | None = None,
+        extra_properties: Mapping[str, str] | None = None,
+        proxy_port: int | None = None,
     ) -> Self:
         """Start Kafka and wait until it answers.
 
@@ -51,6 +55,8 @@ class RealKafka:
             data_dir: where the log lies; made when it does not exist.
             port: of the broker; by default the one that this folder had before, else a free one.
             extra_properties: lines for server.properties, over those of the template.
+            proxy_port: of a proxy in front of a second listener, `second_port`: whoever asks there is told to come to the
+                proxy, for everything.
 
         Raises:
             OperatorError: something that it needs is missing, or it did not start; the message has the end of its log.
@@ -60,8 +66,11 @@ class RealKafka:
             raise OperatorError(missing)
         subprocess.run([HERE / "fetch"], check=True)
         data_dir.mkdir(parents=True, exist_ok=True)
-        self.port, controller_port = _ports(data_dir, port)
-        settings = [f"{name}={value}" for name, value in (extra_properties or {}).items()]
+        self.port, controller_port, self.second_port = _ports(data_dir, port)
+        properties = dict(extra_properties or {})
+        if proxy_port is not None:
+            properties |= _two_listeners(self.port, controller_port, self.second_port, proxy_port)
+        settings = [f"{name}={value}" for name, value in properties.items()]
         command = [str(HERE / "start"), str(data_dir), str(self.port), str(controller_port), *settings]
         self._server = KeptServer(
             "Kafka", command, data_dir / "kafka.out", grace_s=GRACE_S, lock=data_dir / "kafka.lock"
@@ -144,10 +153,21 @@ def _java_path() -> str:
     return os.pathsep.join([*([str(Path(home, "bin"))] if home else []), os.environ.get("PATH", "")])
 
 
-def _ports(data_dir: Path, wanted: int | None) -> tuple[int, int]:
-    """Broker and controller port, the same at every start on one folder: clients come back to the address they know."""
+def _ports(data_dir: Path, wanted: int | None) -> tuple[int, int, int]:
+    """Broker's, controller's and second listener's port, the same at every start on one folder: clients come back to
+    the address they know."""
     kept = data_dir / "ports.json"
-    port, controller_port = json.loads(kept.read_text()) if kept.exists() else (free_port(), free_port())
+    port, *others = json.loads(kept.read_text()) if kept.exists() else [free_port() for _ in range(3)]
     port = port if wanted is None else wanted
-    kept.write_text(json.dumps([port, controller_port]))
-    return port, controller_port
+    kept.write_text(json.dumps([port, *others]))
+    return port, others[0], others[1]
+
+
+def _two_listeners(port: int, controller_port: int, second_port: int, proxy_port: int) -> dict[str, str]:
+    return {
+        "listeners": f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port},"
+        f"PROXIED://127.0.0.1:{second_port}",
+        "advertised.listeners": f"PLAINTEXT://127.0.0.1:{port},PROXIED://127.0.0.1:{proxy_port}",
+        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,PROXIED:PLAINTEXT",
+        "inter.broker.listener.name": "PLAINTEXT",
+    }
