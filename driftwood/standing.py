@@ -38,7 +38,7 @@ def standing_of(pipeline: str, topics: PipelineTopics, settings: Settings) -> St
     read = (topics.events, *topics.hops.values())
     try:
         # The group first: whatever comes meanwhile is then counted, rather than hidden.
-        committed = _committed(client, predict_group(pipeline), read)
+        committed = committed_offsets(client, predict_group(pipeline), read)
         places: Any = OffsetSpec  # its two methods have no types
         counted = (*read, topics.dead_letters)
         begins = _offsets(client, counted, places.earliest())
@@ -57,7 +57,10 @@ def _places(topic: Topic) -> list[tuple[str, int]]:
     return [(topic.name, number) for number in range(topic.partitions)]
 
 
-def _committed(client: AdminClient, group: str, topics: tuple[Topic, ...]) -> dict[tuple[str, int], int]:
+def committed_offsets(
+    client: AdminClient, group: str, topics: tuple[Topic, ...]
+) -> dict[tuple[str, int], int]:
+    """What a group has committed, by topic and partition; nothing where it has not. Raises KafkaException."""
     wanted = [TopicPartition(*place) for topic in topics for place in _places(topic)]
     asked = client.list_consumer_group_offsets(
         [ConsumerGroupTopicPartitions(group, wanted)], request_timeout=ANSWER_WITHIN_S

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from features.decode import Decoder
 from features.errors import SettingError
 from features.feast_rows import FeastRows
-from features.plan import EntityPlan
 from features.store import StateStore
 from models.pipeline import Pipeline
 from streams.dead_letters import DeadLetterWriter
@@ -78,17 +77,18 @@ def _entity_stage(ground: Ground, number: int) -> EntityStage:
     onward: Onward = _answers(ground) if last else _hop(ground, number + 1)
     plan = plans[number]
     dead_letters = _dead_letters(ground, ground.topics.hops[plan.entity].name)
-    batches = _batches(ground, plan, number)
+    batches = entity_batches(ground.pipeline, ground.settings, number)
     return EntityStage(
         batches, onward, ground.store, dead_letters, ground.publisher, ground.metrics, answers=last
     )
 
 
-def _batches(ground: Ground, plan: EntityPlan, number: int) -> EntityBatches:
-    settings, name = ground.settings, ground.pipeline.name
+def entity_batches(pipeline: Pipeline, settings: Settings, number: int) -> EntityBatches:
+    """The steps of the stage of this number (0 = the first entity's)."""
+    plan, name = stage_plans(pipeline.feature_set)[number], pipeline.name
     return EntityBatches(
         plan,
-        FrameCodec(ground.pipeline.feature_set, number),
+        FrameCodec(pipeline.feature_set, number),
         FeastRows(name, f"{name}_{plan.entity}", plan),
         first=number == 0,
         repeat_horizon_us=int(settings.repeat_horizon.total_seconds() * 1_000_000),
@@ -97,19 +97,28 @@ def _batches(ground: Ground, plan: EntityPlan, number: int) -> EntityBatches:
     )
 
 
+def hop_to(pipeline: Pipeline, topics: PipelineTopics, number: int) -> Hop:
+    """The way to the stage of this number (0 = the first entity's)."""
+    plan = stage_plans(pipeline.feature_set)[number]
+    topic = topics.hops[plan.entity]
+    return Hop(topic.name, topic.partitions, FrameCodec(pipeline.feature_set, number), plan, pipeline.version)
+
+
 def _hop(ground: Ground, number: int) -> Hop:
-    plan = stage_plans(ground.pipeline.feature_set)[number]
-    topic = ground.topics.hops[plan.entity]
-    codec = FrameCodec(ground.pipeline.feature_set, number)
-    return Hop(topic.name, topic.partitions, codec, plan, ground.pipeline.version)
+    return hop_to(ground.pipeline, ground.topics, number)
 
 
 def _answers(ground: Ground) -> Answers:
     return Answers(ground.pipeline, ground.serving, ground.topics.predictions, ground.topics.events.name)
 
 
+def dead_letter_writer(
+    pipeline: Pipeline, settings: Settings, topics: PipelineTopics, source: str
+) -> DeadLetterWriter:
+    """Makes the dead letters of the topic `source`."""
+    topic = topics.dead_letters
+    return DeadLetterWriter(topic.name, topic.partitions, source, pipeline.version, settings.max_record_bytes)
+
+
 def _dead_letters(ground: Ground, source: str) -> DeadLetterWriter:
-    topic = ground.topics.dead_letters
-    return DeadLetterWriter(
-        topic.name, topic.partitions, source, ground.pipeline.version, ground.settings.max_record_bytes
-    )
+    return dead_letter_writer(ground.pipeline, ground.settings, ground.topics, source)

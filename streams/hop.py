@@ -35,10 +35,11 @@ class Hop:
             (FRAME, self.codec.version),
             (PIPELINE_VERSION, self.pipeline_version.encode()),
         ]
-        pieces = self.codec.split(frame, self._targets(frame))
+        pieces = self.codec.split(frame, self.targets(frame))
         return [Outgoing(self.topic, partition, None, value, headers) for partition, value in pieces]
 
-    def _targets(self, frame: Frame) -> Ints:
+    def targets(self, frame: Frame) -> Ints:
+        """int64[n]: the partition that each row is bound for."""
         # A row without a key belongs to no entity: the event id spreads such rows instead of heaping them up.
         names = frame.rows.event_ids.to_pylist()
         if self.plan.keys:

@@ -56,6 +56,16 @@ class Prediction(msgspec.Struct):
     position: str
 
 
+def position_text(events_topic: str, partition: int, offset: int) -> str:
+    """The position of an event, which is that of its prediction.
+
+    Example:
+        >>> position_text("flights.events", 0, 51200)
+        'flights.events/0/51200'
+    """
+    return f"{events_topic}/{partition}/{offset}"
+
+
 class Answers:
     """Step 5: rows with all their features become predictions on `topic`, scored by the models that `serving` holds."""
 
@@ -107,7 +117,7 @@ class Answers:
         partition: int,
         offset: int,
     ) -> Outgoing:
-        position = f"{self._events_topic}/{partition}/{offset}"
+        position = position_text(self._events_topic, partition, offset)
         prediction = Prediction(
             event_id,
             event_time,

@@ -42,7 +42,7 @@ class Serving:
         """The versions in force, as the store pins them to a batch."""
         scorer = self._watch.scorer
         self._keep(scorer)
-        return json.dumps({"model": scorer.version, "pipeline": self._pipeline.version}, sort_keys=True)
+        return versions_text(scorer.version, self._pipeline.version)
 
     def scorer(self, versions: str) -> Scorer:
         """The scorer of pinned versions. Raises `ModelError` when it cannot be had any more."""
@@ -76,3 +76,13 @@ class Serving:
         self._scorers.move_to_end(scorer.version)
         while len(self._scorers) > KEPT_SCORERS:
             self._scorers.popitem(last=False)
+
+
+def versions_text(model: str, pipeline: str) -> str:
+    """The versions of an answer, as the store pins them to a batch.
+
+    Example:
+        >>> versions_text("7", "v1")
+        '{"model": "7", "pipeline": "v1"}'
+    """
+    return json.dumps({"model": model, "pipeline": pipeline}, sort_keys=True)

@@ -1,0 +1,78 @@
+"""`driftwood rebuild`: what to do when Redis was lost."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from driftwood.cli import output
+from driftwood.cli.options import AsJson, Overrides, PipelineArgument, SettingsFile, loaded, named
+
+if TYPE_CHECKING:
+    from offline.rebuild import StageRebuilt
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add this command to the program."""
+    app.command(
+        short_help="Redis was lost: make its state anew.",
+        epilog="Example: driftwood rebuild flights, with all workers stopped; then start them again.",
+    )(rebuild)
+
+
+def rebuild(
+    pipeline: PipelineArgument,
+    discard: Annotated[
+        bool, typer.Option("--discard", help="Throw away what Redis has of the pipeline, and begin anew.")
+    ] = False,
+    settings: SettingsFile = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Rebuild a pipeline's state in Redis from its hop topics, as far as they reach. Nothing is published again.
+
+    All workers have to be stopped. An interrupted rebuild goes on where it stopped when it is run again; before it has
+    ended no worker starts. docs/operations.md has the steps.
+    """
+    from driftwood.rebuilding import rebuild as rebuild_now
+
+    values = loaded(settings, overrides)
+    declared = named(pipeline)
+    with output.progress("rebuilding") as told:
+        done = rebuild_now(declared, values, told, discard=discard)
+    if as_json:
+        output.data(asdict(done))
+    else:
+        begun = "rebuilt, going on with one that was interrupted" if done.resumed else "rebuilt"
+        output.line(f"{done.pipeline} {begun} in {done.seconds:,.1f} s")
+        headings = ["stage", "records", "new rows", "left to workers", "windows complete"]
+        output.table(headings, [_row(stage) for stage in done.stages])
+    for stage in done.stages:
+        _warn(stage)
+    output.say(f"Start the workers: driftwood run {pipeline}")
+
+
+def _row(stage: StageRebuilt) -> tuple[object, ...]:
+    complete = "yes" if stage.whole else f"for events from {stage.complete_from or 'now on'}"
+    return stage.entity, f"{stage.records:,}", f"{stage.rows:,}", f"{stage.to_answer:,}", complete
+
+
+def _warn(stage: StageRebuilt) -> None:
+    if stage.deleted_unread:
+        output.say(
+            f"WARNING: {stage.deleted_unread:,} records of the stage {stage.entity} were deleted from its hop topic, and "
+            "nobody knows that they had been worked on: their events may be without an answer."
+        )
+    if stage.whole:
+        return
+    if stage.complete_from is None:
+        output.say(
+            f"WARNING: the hop topic of {stage.entity} holds nothing any more: all its windows begin empty."
+        )
+    else:
+        output.say(
+            f"WARNING: the hop topic of {stage.entity} reaches back to {stage.reaches_back_to} only. Windows began empty "
+            f"there; they lack older events, until all are complete for events from {stage.complete_from} on."
+        )

@@ -1,0 +1,88 @@
+"""A rebuild of a pipeline's state on the servers that the settings name: nobody works meanwhile, and what was committed counts."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient
+
+from driftwood.pipelines import topics_of
+from driftwood.standing import committed_offsets
+from features.errors import OperatorError
+from features.redis_store import RedisStore
+from models.pipeline import Pipeline
+from offline.rebuild import Rebuild, Rebuilt, Told
+from streams.settings import Settings
+from streams.topic_log import TopicLog
+from streams.topics import ANSWER_WITHIN_S, TopicAdmin, predict_group
+
+# Between two looks at whether the workers have left.
+LOOK_EVERY_S = 0.5
+
+_quiet = logging.getLogger("driftwood.kafka.rebuild")
+_quiet.addHandler(logging.NullHandler())
+_quiet.propagate = False
+
+
+class WorkersActiveError(OperatorError):
+    """Workers are members of the group while the state is to be rebuilt."""
+
+
+def rebuild(pipeline: Pipeline, settings: Settings, told: Told, *, discard: bool = False) -> Rebuilt:
+    """Rebuild the state of a pipeline from its hop topics (`offline.rebuild.Rebuild`).
+
+    A worker that was killed is a member of its group for up to `session_timeout`, which is waited for.
+
+    Raises:
+        WorkersActiveError: there are workers after that. The embedded broker cannot say so; there a worker ends the rebuild.
+        OperatorError: as the rebuild, or a server does not answer.
+    """
+    topics = topics_of(pipeline, settings)
+    identities = TopicAdmin(settings).check(topics)
+    group = predict_group(pipeline.name)
+    config: dict[str, Any] = {**settings.kafka_client(), "error_cb": lambda error: None}
+    client = AdminClient(config, logger=_quiet)
+    _wait_until_alone(
+        lambda: _members(client, group), group, settings.session_timeout.total_seconds() + 5.0, told
+    )
+    committed = committed_offsets(client, group, tuple(topics.hops.values()))
+
+    async def run() -> Rebuilt:
+        store = RedisStore.connect(settings.redis_url, settings.repeat_ids_per_bucket)
+        try:
+            logs = TopicLog(settings)
+            work = Rebuild(pipeline, settings, topics, identities, store, logs, committed, told)
+            return await work.run(discard=discard)
+        finally:
+            await store.aclose()
+
+    return asyncio.run(run())
+
+
+def _wait_until_alone(members: Callable[[], int], group: str, patience_s: float, told: Told) -> None:
+    deadline = time.monotonic() + patience_s
+    while count := members():
+        if time.monotonic() > deadline:
+            raise WorkersActiveError(
+                f"{count} workers are in the group {group}: stop them first, they would go on from a state that is half "
+                "rebuilt (one that was killed leaves after session_timeout)"
+            )
+        told(f"waiting for {count} workers to leave", 0.0)
+        time.sleep(LOOK_EVERY_S)
+
+
+def _members(client: AdminClient, group: str) -> int:
+    try:
+        asked: Any = client.describe_consumer_groups([group], request_timeout=ANSWER_WITHIN_S)
+        return len(asked[group].result().members)
+    except KafkaException as error:
+        if error.args[0].code() in (KafkaError._UNSUPPORTED_FEATURE, KafkaError.GROUP_ID_NOT_FOUND):  # noqa: SLF001  # its public name has the underscore
+            return 0
+        raise OperatorError(
+            f"the broker does not say who works in the group {group}: {error.args[0].str()}"
+        ) from error

@@ -1,0 +1,356 @@
+"""Rebuilds the state of a pipeline's stages from the hop topics, when Redis was lost.
+
+    1 survey   each hop topic: where its log begins, and up to which record all outputs stand downstream
+    2 empty    what is left of the pipeline in the store
+    3 replay   each partition up to there, through the stage itself, without publishing anything
+    4 open     the partitions to workers, which go on behind; pin what they repeat to the versions of its first answers
+
+Order is input: the same records in the same order give the same state, bit for bit. No worker can begin from a state that
+is half built: until step 4 a partition stands under an identity that none of them goes on from. An interrupted rebuild
+goes on where it stopped. docs/decisions/0013 has the reasons.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from typing import Any, Protocol
+
+import numpy as np
+from prometheus_client import CollectorRegistry
+
+from features.errors import OperatorError
+from features.store import NOTHING_APPLIED, Claim, Commit, EmptiableStore, Loaded, PartitionId, Refused
+from models.pipeline import Pipeline
+from offline.hop_survey import Logs, Survey, Surveyor
+from offline.proven_outputs import TailRecord, last_proven, pins, reach_of_predictions
+from offline.time_order import in_time_order
+from streams.assembly import hop_to
+from streams.batch import Partition, Record
+from streams.entity_batch import NO_EVENT_US, Memory, stage_plans
+from streams.frames import Frame, FrameCodec
+from streams.headers import POSITION, header
+from streams.metrics import Metrics
+from streams.predict_road import EntityStage
+from streams.prediction import position_text, utc_texts
+from streams.producer import partition_of
+from streams.serving import versions_text
+from streams.settings import Settings
+from streams.silent import silent_stage
+from streams.topics import PipelineTopics
+
+
+class NotEmptyError(OperatorError):
+    """The store knows something of the pipeline, which a rebuild would replace."""
+
+
+class TakenOverError(OperatorError):
+    """Somebody else took a partition over while it was rebuilt."""
+
+
+class Told(Protocol):
+    """Hears what is being done, and how much of it is done (0.0 to 1.0)."""
+
+    def __call__(self, what: str, share: float, /) -> None: ...
+
+
+@dataclass(frozen=True)
+class StageRebuilt:
+    """What became of the stage of `entity`.
+
+    `records` were replayed, with `rows` new rows; `to_answer` records stand behind them for the workers. Where not the
+    `whole` history is in the log, windows began empty at the event time `reaches_back_to`, and the longest one is complete
+    for events from `complete_from` on (None: the log holds nothing at all). `deleted_unread` records were deleted, of
+    which nobody knows that they had been answered.
+    """
+
+    entity: str
+    records: int
+    rows: int
+    to_answer: int
+    whole: bool
+    reaches_back_to: str | None
+    complete_from: str | None
+    deleted_unread: int
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """What a rebuild did; `resumed` when it went on with one that had been interrupted."""
+
+    pipeline: str
+    seconds: float
+    resumed: bool
+    stages: list[StageRebuilt]
+
+
+@dataclass
+class _Stage:
+    stage: EntityStage
+    survey: Survey
+    proven: list[int] = field(default_factory=list)  # by partition, the last record that is replayed
+    pins: list[list[tuple[int, str]]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A partition to rebuild: `last` is the last record that is replayed, `pins` are for those behind it."""
+
+    stage: EntityStage
+    at: PartitionId
+    last: int
+    pins: list[tuple[int, str]]
+
+    @property
+    def place(self) -> Partition:
+        return (self.at.topic, self.at.partition)
+
+
+class Rebuild:
+    """Rebuilds one pipeline. `identities` has those of the topics, `committed` the group's offsets of the hop topics.
+
+    No worker may run meanwhile: one that comes is refused, and ends the rebuild, which can be run again.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        settings: Settings,
+        topics: PipelineTopics,
+        identities: Mapping[str, str],
+        store: EmptiableStore,
+        logs: Logs,
+        committed: Mapping[Partition, int],
+        told: Told = lambda what, share: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._pipeline, self._settings, self._topics = pipeline, settings, topics
+        self._identities, self._store, self._logs = identities, store, logs
+        self._committed, self._told, self._clock = committed, told, clock
+        self._plans = stage_plans(pipeline.feature_set)
+        self._metrics = Metrics(CollectorRegistry(), clock=clock, now_ms=lambda: 0.0)
+        self._read, self._doing = 0, ""
+        self._all = 1
+
+    async def run(self, *, discard: bool = False) -> Rebuilt:
+        """Do it. `discard`: also where the store knows something of the pipeline, which is thrown away.
+
+        Raises:
+            NotEmptyError: the store is not empty, and nothing may be discarded.
+            TakenOverError: a worker, or another rebuild, took a partition over.
+            OtherVersionError, PositionError: the logs are not those of this pipeline's state (`Surveyor.survey`).
+        """
+        began = self._clock()
+        resumed = await self._refuse_unless_empty(discard=discard)
+        stages = self._surveyed()
+        if not resumed:
+            await self._store.forget(self._pipeline.name)
+        work = [await self._marked(stage) for stage in stages]
+        for number, parts in enumerate(work):
+            # Partitions of the first stage share one map of event ids, so what came first in time goes first.
+            for together in [parts] if number == 0 else [[part] for part in parts]:
+                await self._replay(together)
+        for part in chain.from_iterable(work):
+            await self._open(part)
+        seconds = round(self._clock() - began, 3)
+        return Rebuilt(self._pipeline.name, seconds, resumed, [self._report(stage) for stage in stages])
+
+    # What is there.
+
+    async def _refuse_unless_empty(self, *, discard: bool) -> bool:
+        """Whether an interrupted rebuild goes on."""
+        loaded = [(at, await self._store.load(at)) for at in self._partitions()]
+        if discard:
+            return False
+        if any(known.identity == at.rebuilding.identity for at, known in loaded):
+            return True
+        for at, known in loaded:
+            if known.applied != NOTHING_APPLIED:
+                raise NotEmptyError(
+                    f"the store has the state of {at.topic}/{at.partition} up to offset {known.applied}, which a rebuild "
+                    "would replace: --discard throws away what is there"
+                )
+        return False
+
+    def _partitions(self) -> Iterator[PartitionId]:
+        for plan in self._plans:
+            topic = self._topics.hops[plan.entity]
+            for number in range(topic.partitions):
+                yield self._partition(topic.name, number)
+
+    def _partition(self, topic: str, number: int) -> PartitionId:
+        return PartitionId(self._pipeline.name, topic, number, self._identities[topic])
+
+    # 1 survey
+
+    def _surveyed(self) -> list[_Stage]:
+        stages: list[_Stage] = []
+        bounds = [self._logs.bounds((at.topic, at.partition)) for at in self._partitions()]
+        # Every hop topic is read twice, and at worst the predictions once, which is nothing beside the replay.
+        self._all = max(2 * sum(end - begin for begin, end in bounds), 1)
+        surveyor = Surveyor(self._logs, self._committed, self._heard)
+        for number, plan in enumerate(self._plans):
+            topic = self._topics.hops[plan.entity]
+            self._doing = f"looking through {topic.name}"
+            survey = surveyor.survey(
+                topic.name,
+                topic.partitions,
+                FrameCodec(self._pipeline.feature_set, number),
+                self._tail_record(number),
+                reach=bool(stages) and stages[-1].survey.has_tail,
+            )
+            if stages:
+                self._prove_by_frames(stages[-1], survey)
+            stage = silent_stage(
+                self._pipeline, self._settings, self._topics, number, self._store, self._metrics
+            )
+            stages.append(_Stage(stage, survey))
+        self._prove_by_predictions(stages[-1])
+        return stages
+
+    def _tail_record(self, number: int) -> Callable[[int, Frame], TailRecord]:
+        if number + 1 < len(self._plans):
+            hop = hop_to(self._pipeline, self._topics, number + 1)
+            return lambda offset, frame: TailRecord(offset, hop.targets(frame))
+        partitions, events = self._topics.predictions.partitions, self._topics.events.name
+
+        def answered(offset: int, frame: Frame) -> TailRecord:
+            names = frame.rows.event_ids.to_pylist()
+            targets = np.array([partition_of(name.encode(), partitions) for name in names], np.int64)
+            origins = zip(frame.origin_partitions.tolist(), frame.origin_offsets.tolist(), strict=True)
+            return TailRecord(offset, targets, [position_text(events, *origin) for origin in origins])
+
+        return answered
+
+    def _prove_by_frames(self, stage: _Stage, downstream: Survey) -> None:
+        for survey in stage.survey.partitions:
+            topic, number = survey.place
+            reach = downstream.reach.get(f"{topic}@{self._identities[topic]}/{number}", {})
+            stage.proven.append(last_proven(survey.tail, reach, survey.proven_before))
+            stage.pins.append([])
+
+    def _prove_by_predictions(self, stage: _Stage) -> None:
+        standing = self._standing(stage.survey) if stage.survey.has_tail else {}
+        for survey in stage.survey.partitions:
+            reach = reach_of_predictions(survey.tail, standing)
+            stage.proven.append(last_proven(survey.tail, reach, survey.proven_before))
+            stage.pins.append(pins(survey.tail, standing, stage.proven[-1]))
+
+    def _standing(self, survey: Survey) -> dict[str, str]:
+        """By position the versions of those predictions of the tails that stand; of copies the first."""
+        wanted = {
+            event for partition in survey.partitions for record in partition.tail for event in record.events
+        }
+        found: dict[str, str] = {}
+        topic = self._topics.predictions
+        self._doing = f"looking through {topic.name}"
+        for number in range(topic.partitions):
+            place = (topic.name, number)
+            for records in self._logs.read(place, *self._logs.bounds(place)):
+                for record in records:
+                    event = (header(record, POSITION) or b"").decode()
+                    if event in wanted and event not in found:
+                        found[event] = _versions(record.value or b"")
+        return found
+
+    # 2 empty, 3 replay
+
+    async def _marked(self, stage: _Stage) -> list[_Part]:
+        """The partitions that are to be rebuilt, each taken over under the identity that no worker goes on from."""
+        parts = []
+        for survey, last, wanted in zip(stage.survey.partitions, stage.proven, stage.pins, strict=True):
+            at = self._partition(*survey.place)
+            loaded = await self._store.load(at)
+            if loaded.identity == at.identity:
+                continue  # an interrupted rebuild had got as far as to open it
+            parts.append(_Part(stage.stage, at, last, wanted))
+            if loaded.applied == NOTHING_APPLIED:
+                nothing = replace(loaded, watermark_us=NO_EVENT_US)
+                await self._commit(stage.stage, at.rebuilding, nothing, survey.begins - 1)
+        return parts
+
+    async def _replay(self, parts: Sequence[_Part]) -> None:
+        memories = [await part.stage.open(part.at.rebuilding) for part in parts]
+        logs = {
+            number: self._logs.read(part.place, memory.applied + 1, part.last + 1)
+            for number, (part, memory) in enumerate(zip(parts, memories, strict=True))
+        }
+        for number, records in in_time_order(logs, self._settings.batch_max_records):
+            self._doing = f"rebuilding {parts[number].stage.name}"
+            await self._worked(parts[number], memories[number], records)
+            self._heard(len(records))
+
+    async def _worked(self, part: _Part, memory: Memory, records: list[Record]) -> None:
+        while records:
+            outcome = await part.stage.process(memory, records)
+            if isinstance(outcome, Refused):
+                raise _taken_over(part.at)
+            records = [record for record in records if record.offset > outcome]
+
+    # 4 open
+
+    async def _open(self, part: _Part) -> None:
+        loaded = await self._store.load(part.at)
+        in_flight = NOTHING_APPLIED
+        for last, versions in part.pins:
+            first = max(loaded.applied, in_flight) + 1
+            name, applied = part.stage.name, loaded.applied
+            claim = Claim(part.at, loaded.epoch, applied, first, last, versions, name, in_flight=in_flight)
+            if isinstance(await self._store.claim(claim), Refused):
+                raise _taken_over(part.at)
+            in_flight = last
+        await self._commit(part.stage, part.at, loaded, loaded.applied)
+
+    async def _commit(self, stage: EntityStage, at: PartitionId, known: Loaded, applied: int) -> None:
+        """Write nothing but where the partition stands, and under which identity."""
+        commit = Commit(
+            at, known.epoch, known.applied, applied, known.seen, known.watermark_us, stage.name, ()
+        )
+        answer = await self._store.commit(commit)
+        if isinstance(answer, Refused) and not answer.already_done(commit):
+            raise _taken_over(at)
+
+    # What is told.
+
+    def _heard(self, records: int) -> None:
+        self._read += records
+        self._told(self._doing, min(self._read / self._all, 1.0))
+
+    def _report(self, stage: _Stage) -> StageRebuilt:
+        surveys = stage.survey.partitions
+        oldest = [survey.oldest_us for survey in surveys if survey.oldest_us is not None]
+        longest_us = stage.stage.batches.plan.longest_us
+        name = stage.stage.name
+        return StageRebuilt(
+            name,
+            int(self._counted("events", name)),
+            int(self._counted("rows", name)),
+            sum(survey.end - 1 - last for survey, last in zip(surveys, stage.proven, strict=True)),
+            all(survey.begins == 0 for survey in surveys),
+            _text(max(oldest)) if oldest else None,
+            _text(max(oldest) + longest_us) if oldest else None,
+            sum(survey.deleted_unread for survey in surveys),
+        )
+
+    def _counted(self, name: str, stage: str) -> float:
+        return self._metrics.registry.get_sample_value(f"driftwood_{name}_total", {"stage": stage}) or 0.0
+
+
+def _versions(value: bytes) -> str:
+    prediction: dict[str, Any] = json.loads(value)
+    (part,) = prediction["parts"].values()
+    return versions_text(part["version"], prediction["pipeline_version"])
+
+
+def _text(time_us: int) -> str:
+    return utc_texts(np.array([time_us]))[0]
+
+
+def _taken_over(at: PartitionId) -> TakenOverError:
+    return TakenOverError(
+        f"{at.topic}/{at.partition} was taken over by a worker, or by another rebuild, while it was rebuilt: stop it, and run "
+        "the rebuild again; it goes on where it stopped"
+    )
