@@ -151,11 +151,11 @@ class Settings(BaseSettings):
         le=timedelta(days=90),
     )
     repeat_ids_per_bucket: int = setting(
-        1_000_000,
+        4_000_000,
         "Input",
-        "How many event ids are remembered for one horizon of one partition. Beyond it ids are not remembered, counted "
+        "How many event ids are remembered for one horizon of event time. Beyond it ids are not remembered, counted "
         "in `driftwood_ids_not_remembered_total`, and a repeat of them counts twice.",
-        "Busier partitions are covered; up to 100 B of Redis each, four buckets a partition.",
+        "Busier streams are covered; up to 100 B of Redis each, and there are at most four full buckets.",
         ge=1000,
         le=100_000_000,
     )

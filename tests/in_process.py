@@ -103,7 +103,10 @@ class CrashingLog:
 
 @dataclass
 class CrashingStore:
-    """A store whose next commit crashes, once `armed` is "before" it has its effect, or "after" it had."""
+    """A store whose next commit crashes, once `armed` is "before" it has its effect, or "after" it had.
+
+    Where it is "claimed", the next claim crashes after its effect.
+    """
 
     store: StateStore
     armed: str = ""
@@ -113,8 +116,12 @@ class CrashingStore:
         return await self.store.load(partition)
 
     async def claim(self, claim: Claim) -> Claimed | Refused:
-        """As the store does."""
-        return await self.store.claim(claim)
+        """As the store does, unless armed."""
+        answer = await self.store.claim(claim)
+        if self.armed == "claimed":
+            self.armed = ""
+            raise CrashedError
+        return answer
 
     async def commit(self, commit: Commit) -> Committed | Refused:
         """As the store does, unless armed."""

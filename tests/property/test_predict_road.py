@@ -127,7 +127,7 @@ def test_crashes_anywhere_lose_nothing_count_nothing_twice_and_repeat_the_same_b
 def _arm(source: random.Random, publisher: CrashingLog, store: CrashingStore) -> None:
     publisher.armed = source.random() < 0.1
     publisher.keep = source.randint(0, 3)
-    store.armed = source.choice(["before", "after"]) if source.random() < 0.1 else ""
+    store.armed = source.choice(["claimed", "before", "after"]) if source.random() < 0.1 else ""
 
 
 class Gate:
