@@ -6,6 +6,7 @@ evicted and loaded again in between, or on the capacity.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -129,6 +130,8 @@ class EntityState:
         self._slots.touch(self._wanted)
         keys = self._slots.missing(states)
         slots = self._slots.take(keys)
+        if len(slots) and slots.max() >= len(self._memory.entity_of_slot):
+            raise self._too_many(len(self._slots))
         for slot in self._obsolete.keys() & set(slots.tolist()):
             del self._obsolete[
                 slot
@@ -209,17 +212,26 @@ class EntityState:
 
     def _reserved(self) -> Memory:
         # Not grown by copying: for entities of 15 KB that cost 25 microseconds each, most of it the system's.
-        capacity, size = self._slots.capacity, self._layout.tables.words
+        # More than the machine's memory is never asked for: a backfill sets no limit, and gets what there is.
+        size = self._layout.tables.words
+        capacity = min(self._slots.capacity, max(_machine_bytes() // (8 * size), 1))
         try:
             words = np.empty(capacity * size, np.int64)
         except MemoryError as error:
-            raise OperatorError(
-                f"{capacity} entities of {self.plan.entity} with {bytes_per_entity(self.plan)} bytes each do not fit "
-                "into this machine's memory: lower hot_entities"
-            ) from error
+            raise self._too_many(capacity) from error
         views = words.view(np.float64), words.view(np.uint64)
         scratch = np.empty(self._layout.most_hashes, np.uint64)
         return Memory(words, *views, np.zeros(capacity, np.int32), scratch)
+
+    def _too_many(self, entities: int) -> OperatorError:
+        return OperatorError(
+            f"{entities} entities of {self.plan.entity} with {bytes_per_entity(self.plan)} bytes each do not fit "
+            "into this machine's memory: lower hot_entities"
+        )
+
+
+def _machine_bytes() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _plain(array: npt.NDArray[Scalar], kind: type[Scalar]) -> npt.NDArray[Scalar]:
