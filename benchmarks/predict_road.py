@@ -133,7 +133,7 @@ def run(
             warm = max(events // 10, 1)
             now.send(made[:warm])
             now.wait_for(warm)
-            say(f"warm after {warm:,} events")
+            say(f"warm after {warm:,} events; measuring the worker, process {now.worker.pid}")
             return {**measured(now, made[warm:], events, broker), **_where(now, started, broker)}
 
 
