@@ -22,6 +22,7 @@ from features.store import (
     PartitionId,
     Position,
     Refused,
+    epoch_step,
 )
 
 _NO_TILE = struct.pack("<q", -(2**63))
@@ -48,7 +49,7 @@ class MemoryStore:
         >>> import asyncio
         >>> partition = PartitionId("flights", "flights.hop-origin", 0, "cluster/topic")
         >>> asyncio.run(MemoryStore().load(partition))
-        Loaded(epoch=1, applied=-1, seen={}, watermark_us=0, identity=None)
+        Loaded(epoch=..., applied=-1, seen={}, watermark_us=0, identity=None)
     """
 
     def __init__(self, ids_a_bucket: int = 4_000_000, clock: Callable[[], float] = lambda: 0.0) -> None:
@@ -64,7 +65,7 @@ class MemoryStore:
     async def load(self, partition: PartitionId) -> Loaded:
         """Raise the partition's epoch and read what is known of it."""
         known = self._partition(partition)
-        known.epoch += 1
+        known.epoch += epoch_step()
         known.active_s = self._clock()
         return Loaded(known.epoch, known.applied, dict(known.seen), known.watermark_us, known.identity)
 

@@ -54,6 +54,7 @@ from features.store import (
     PartitionId,
     Position,
     Refused,
+    epoch_step,
 )
 
 # A call that got no answer is sent again by redis-py: 5 times, after 0.1, 0.2, 0.4, 0.8 and 1 s. That covers a
@@ -127,11 +128,11 @@ class RedisStore:
 
     async def load(self, partition: PartitionId) -> Loaded:
         """Raise the partition's epoch and read what is known of it."""
-        known = _topic_prefix(partition, "partitions").encode(), str(partition.partition).encode()
-        epoch, flat = await self._call(self._load, partition, *known)
+        arguments = (_topic_prefix(partition, "partitions"), str(partition.partition), str(epoch_step()))
+        flat = await self._call(self._load, partition, *(text.encode() for text in arguments))
         fields = {name.decode(): value.decode() for name, value in zip(flat[::2], flat[1::2], strict=True)}
         return Loaded(
-            epoch=int(epoch),
+            epoch=int(fields["epoch"]),
             applied=int(fields.get("applied", NOTHING_APPLIED)),
             seen={name[5:]: _position(text) for name, text in fields.items() if name.startswith("seen:")},
             watermark_us=int(fields.get("watermark_us", 0)),

@@ -19,6 +19,7 @@ and stands, so a repeated claim finds the same repeats (docs/decisions/0024).
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -33,7 +34,9 @@ IDLE_S = 3_600
 # And beyond so many full buckets, or buckets at all, the oldest are forgotten whoever may ask for them.
 FULL_BUCKETS = 4
 BUCKETS = 1_000
-POSITION_BYTES = 12  # of an event in `events`: partition (u32) and offset (i64)
+# One in 2^31 that two owners hold the same epoch after a roll-back; and 2^32 loads until Redis' integers end.
+EPOCH_STEP = 2**31
+POSITION_BYTES = 12  # of an event in `events`: topic and partition (u32) and offset (i64)
 
 
 @dataclass(frozen=True, order=True)
@@ -158,6 +161,20 @@ class Committed:
 
 
 class StateStore(Protocol):
+def epoch_step() -> int:
+    """By how much a load raises the epoch: at random, so that no epoch is given out twice.
+
+    A store that was rolled back, or emptied, has forgotten loads. Raised by one, the next owner's epoch would be one that
+    an earlier owner may still hold, who would then be let in beside it (docs/decisions/0028).
+
+    Example:
+        >>> 1 <= epoch_step() <= EPOCH_STEP
+        True
+    """
+    # Not `random`: a program that seeds it would give out the same epochs again.
+    return secrets.randbelow(EPOCH_STEP) + 1
+
+
     """Where partitions and entities are remembered.
 
     Raises `UnreachableError` when the store does not answer: the outcome of the call is then unknown, load again.

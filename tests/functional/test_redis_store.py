@@ -130,6 +130,8 @@ def test_an_emptied_redis_refuses_everything_until_the_partition_is_loaded_again
             assert await store.commit(commit(epoch, 19, 9)) == Refused("epoch", NOTHING_APPLIED)
             loaded = await store.load(PARTITION)
             assert (loaded.applied, loaded.identity) == (NOTHING_APPLIED, None)
+            # Counted from 0 again, the new owner's epoch would be the old one's.
+            assert await store.claim(claim(epoch)) == Refused("epoch", NOTHING_APPLIED)
             assert await store.claim(replace(claim(epoch, 9), epoch=loaded.epoch)) == Refused(
                 "applied", NOTHING_APPLIED
             )

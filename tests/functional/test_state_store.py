@@ -115,7 +115,18 @@ def test_a_partition_never_seen_loads_empty_and_every_load_raises_the_epoch(run:
             0,
             None,
         )
-        assert (await store.load(PARTITION)).epoch == first.epoch + 1
+        assert (await store.load(PARTITION)).epoch > first.epoch
+
+    run(body)
+
+
+def test_an_upstream_partition_that_was_superseded_is_forgotten(run: Run) -> None:
+    async def body(store: StateStore) -> None:
+        epoch = (await store.load(PARTITION)).epoch
+        old, other, new = ({f"p.events@c/{name}": Position(7, 2)} for name in ("1/0", "1/1", "2/0"))
+        await committed(store, commit(epoch, 4, seen=old | other))
+        await committed(store, commit(epoch, 5, 4, seen=other | new, superseded=list(old)))
+        assert (await store.load(PARTITION)).seen == other | new
 
     run(body)
 
@@ -266,6 +277,18 @@ def test_pins_of_batches_in_flight_hold_after_a_crash_however_the_records_are_cu
         )
 
     run(body)
+
+
+def test_an_epoch_that_a_rolled_back_store_has_forgotten_is_not_given_out_again() -> None:
+    async def body() -> None:
+        store = MemoryStore()
+        before = copy.deepcopy(store)
+        zombie, owner = (await store.load(PARTITION)).epoch, (await before.load(PARTITION)).epoch
+        assert zombie != owner
+        await committed(before, commit(owner, 9))
+        assert await before.claim(claim(zombie, 10, 19, 9)) == Refused("epoch", 9)
+
+    asyncio.run(body())
 
 
 def test_a_store_copied_at_an_earlier_moment_refuses_who_saw_a_later_one() -> None:
