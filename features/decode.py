@@ -37,6 +37,11 @@ MAX_KEY_CHARS = 256
 # a megabyte of it would be more than a broker takes; a longer one is no category.
 MAX_TEXT_CHARS = 1_024
 
+# Of all texts of an event that travel with it (id, keys, texts that features are made of), in bytes of JSON. A frame of one
+# row holds them, and so does the prediction: both have to stay below the megabyte that brokers take by default. It takes
+# more than eighty long texts to come here.
+MAX_TEXTS_BYTES = 512 * 1024
+
 # Whole numbers are 64 bit from end to end; a longer one would lose its last digits without a word.
 MAX_INTEGER = 2**63 - 1
 
@@ -107,7 +112,7 @@ class Decoder:
         values = [value for value, _ in records]
         try:
             # All at once: where one fails, they are taken one by one below.
-            if max(map(len, values), default=0) <= self.max_bytes:  # type: ignore[arg-type]  # None raises TypeError
+            if max(map(len, values), default=0) <= min(self.max_bytes, MAX_TEXTS_BYTES):  # type: ignore[arg-type]  # None raises TypeError
                 decode = self._json.decode
                 batch = _Batch([decode(value) for value in values], list(range(len(values))), values, [])  # type: ignore[arg-type]  # likewise
                 if batch.joined.isascii():
@@ -134,7 +139,17 @@ class Decoder:
             value.decode()  # msgspec checks the fields it keeps; the rest of the record has to be UTF-8 as well
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             return diagnose(value, error, self.schema, self.feature_set.label_fields)
-        return event
+        return self._travels(event) if len(value) > MAX_TEXTS_BYTES else event
+
+    def _travels(self, event: Any) -> Any:
+        """The event, or a Problem where its texts are too much for a frame; only of a larger record can they be."""
+        names = {self.feature_set.id_field, *self.feature_set.layout.texts}
+        texts = [getattr(event, name) for name in names]
+        size = sum(len(msgspec.json.encode(text)) for text in texts if isinstance(text, str))
+        if size <= MAX_TEXTS_BYTES:
+            return event
+        detail = f"keys and texts that features are made of have {size:,} bytes, at most {MAX_TEXTS_BYTES:,} are taken"
+        return Problem("texts_too_long", "$", detail)
 
     # ---- names
 

@@ -15,6 +15,7 @@ The reasons, which consumers of dead letters may rely on:
     out_of_range     outside the declared range, choices, pattern or length, or a whole number of more than 64 bits
     key_too_long     an event id or entity key beyond 256 characters
     text_too_long    another text that a feature is made of, beyond 1,024 characters
+    texts_too_long   all such texts, ids and keys together, beyond 512 KiB of JSON
     duplicate_field  a name that stands twice in the record
     unknown_field    a name that is not declared, where the setting refuses these
     time_too_early   before the pipeline's `earliest`

@@ -25,6 +25,9 @@ from streams.units import (
 
 ENVIRONMENT_PREFIX = "DRIFTWOOD_"
 
+# Beside the bytes of its record a dead letter has a key (64 KiB at most), and headers of some KiB.
+LETTER_BYTES = 128 << 10
+
 Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
 Size = Annotated[int, BeforeValidator(parse_size)]
 
@@ -336,11 +339,12 @@ class Settings(BaseSettings):
             raise SettingError(
                 "security_protocol", self.security_protocol, "sasl_user and sasl_password to be set beside it"
             )
-        if self.max_record_bytes > self.max_message_bytes:
+        if self.max_record_bytes > self.max_message_bytes - LETTER_BYTES:
             raise SettingError(
                 "max_record_bytes",
                 size_text(self.max_record_bytes),
-                f"at most max_message_bytes, which is {size_text(self.max_message_bytes)}",
+                f"at most max_message_bytes ({size_text(self.max_message_bytes)}) less {size_text(LETTER_BYTES)}: a dead "
+                "letter holds the record, and a key and headers beside it",
             )
         return self
 
