@@ -94,6 +94,8 @@ class MemoryStore:
         known.applied, known.identity = commit.last, commit.partition.identity
         known.watermark_us = commit.watermark_us
         known.seen.update(commit.seen)
+        for upstream in commit.superseded:
+            known.seen.pop(upstream, None)
         known.pins = [pin for pin in known.pins if pin[0] > commit.last]
         for key, changes in commit.states:
             _change(self._states.setdefault((commit.partition.pipeline, commit.entity, key), {}), changes)

@@ -1,7 +1,7 @@
 """What all workers of a pipeline must agree on, in Redis: one version of the frames, one number of partitions.
 
     driftwood:<pipeline>:version       text: the version of the frames that the running workers write; expires
-    driftwood:<pipeline>:partitions    hash: <topic>@<identity> -> number of partitions, as the first worker had it
+    driftwood:<pipeline>:begun         hash: <topic>@<identity> -> number of partitions, as the first worker had it
 
 Frames of two versions in one hop topic could be read to the end by neither, and rows spread over another number of
 partitions would meet their entities' state in two workers at once. So who does not agree must not write at all.
@@ -40,7 +40,7 @@ class RedisAgreement:
 
     def __init__(self, client: Redis, url: str, pipeline: str) -> None:
         self._client, self._shown = client, masked(url)
-        self._keys = [f"driftwood:{pipeline}:version", f"driftwood:{pipeline}:partitions"]
+        self._keys = [f"driftwood:{pipeline}:version", f"driftwood:{pipeline}:begun"]
         script = files("features").joinpath("redis_scripts", "agree.lua").read_text(encoding="utf-8")
         self._agree = client.register_script(script)
 

@@ -214,6 +214,7 @@ class RedisStore:
             _topic_prefix(partition, "partition") + ":",
             IDLE_S,
             False if commit.oldest_bucket is None else commit.oldest_bucket,
+            [f"seen:{upstream}" for upstream in commit.superseded],
         )
         return _encode(head), *(b"".join(blobs) for blobs in (changes, row_keys, rows))
 

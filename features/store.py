@@ -153,6 +153,7 @@ class Commit:
     feature_rows: Sequence[tuple[bytes, bytes]] = ()  # Feast's Redis key, packed row (see feast_rows.py)
     expire_s: int = 0  # leak guard on the entity and Feast keys, renewed by every write; 0 = never
     oldest_bucket: int | None = None  # this partition needs no ids before this bucket any more (first stage)
+    superseded: Sequence[str] = ()  # upstream partitions to forget: their topic was made anew
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,6 @@ class Committed:
     """Done: the batch's effects are in the store, once."""
 
 
-class StateStore(Protocol):
 def epoch_step() -> int:
     """By how much a load raises the epoch: at random, so that no epoch is given out twice.
 
@@ -175,6 +175,7 @@ def epoch_step() -> int:
     return secrets.randbelow(EPOCH_STEP) + 1
 
 
+class StateStore(Protocol):
     """Where partitions and entities are remembered.
 
     Raises `UnreachableError` when the store does not answer: the outcome of the call is then unknown, load again.

@@ -220,7 +220,8 @@ class Rebuild:
         def answered(offset: int, frame: Frame) -> TailRecord:
             names = frame.rows.event_ids.to_pylist()
             targets = np.array([partition_of(name.encode(), partitions) for name in names], np.int64)
-            origins = zip(frame.origin_partitions.tolist(), frame.origin_offsets.tolist(), strict=True)
+            places = (frame.origin_topics, frame.origin_partitions, frame.origin_offsets)
+            origins = zip(*(numbers.tolist() for numbers in places), strict=True)
             return TailRecord(offset, targets, [position_text(events, *origin) for origin in origins])
 
         return answered

@@ -27,7 +27,8 @@ from streams.taken import Taken, take
 KEPT_HORIZONS = 2
 CHECKED_HORIZONS = 1
 
-# Where an event stands in `events`, as the store compares it.
+# Where an event stands in `events`, as the store compares it: the digest of the topic's identity with the partition's
+# number in its low bits, and the offset. An event of a topic that was made anew is none of the old one's.
 POSITION = np.dtype([("partition", ">u4"), ("offset", ">i8")])
 
 # The watermark of a partition before its first event: event times may lie before 1970.
@@ -198,6 +199,7 @@ class EntityBatches:
             self._feature_rows(computed),
             self.expire_s,
             self._oldest_bucket(work),
+            taken.superseded,
         )
 
     def begun(self, memory: Memory, commit: Commit) -> None:
@@ -238,7 +240,8 @@ class EntityBatches:
         # 128 bits: a collision would drop an event that was never seen, and must not happen in the life of a system.
         digests = [mmh3.mmh3_x64_128_digest(name.encode()) for name in frame.rows.event_ids.to_pylist()]
         places = np.empty(len(frame), POSITION)
-        places["partition"], places["offset"] = frame.origin_partitions, frame.origin_offsets
+        places["partition"] = frame.origin_topics ^ frame.origin_partitions
+        places["offset"] = frame.origin_offsets
         return digests, buckets, places.tobytes()
 
     def _oldest_bucket(self, work: Work) -> int | None:

@@ -5,11 +5,13 @@ A frame is an Arrow record batch without its schema (both sides work the schema 
 
 * `upstream_offset`, `upstream_row`: the record it was made from, and its place there. Together with the upstream
   partition, which stands in the record's headers, this is the row's *position*: the next stage drops what it has seen.
-* `origin_partition`, `origin_offset`, `arrived_ms`: the event's own record in `events`, for the prediction.
+* `origin_topic` (a digest of its identity: it may be deleted and made anew), `origin_partition`, `origin_offset`,
+  `arrived_ms`: the event's own record in `events`, for the prediction.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -37,6 +39,7 @@ class Frame:
     rows: Rows
     upstream_offsets: Ints
     upstream_rows: Ints
+    origin_topics: Ints
     origin_partitions: Ints
     origin_offsets: Ints
     arrived_ms: Ints
@@ -48,13 +51,16 @@ class Frame:
         return len(self.rows)
 
     @classmethod
-    def of_events(cls, rows: Rows, partition: int, records: Sequence[Record]) -> Frame:
-        """Decoded events, each from its own record of this partition of `events`."""
+    def of_events(cls, rows: Rows, source: str, partition: int, records: Sequence[Record]) -> Frame:
+        """Decoded events, each from its own record of this partition; `source` names the topic and its identity."""
         offsets = np.array([record.offset for record in records], np.int64)
         arrived_ms = np.array([record.timestamp for record in records], np.int64)
         zeros = np.zeros(len(rows), np.int64)
         nothing = np.zeros((len(rows), 0))
-        return cls(rows, offsets, zeros, zeros + partition, offsets, arrived_ms, nothing, nothing, zeros)
+        topics = zeros + topic_digest(source)
+        return cls(
+            rows, offsets, zeros, topics, zeros + partition, offsets, arrived_ms, nothing, nothing, zeros
+        )
 
     def take(self, chosen: Ints) -> Frame:
         """The rows at these indices, in this order."""
@@ -62,6 +68,7 @@ class Frame:
             self.rows.take(chosen),
             self.upstream_offsets[chosen],
             self.upstream_rows[chosen],
+            self.origin_topics[chosen],
             self.origin_partitions[chosen],
             self.origin_offsets[chosen],
             self.arrived_ms[chosen],
@@ -104,6 +111,7 @@ class FrameCodec:
         columns += frame.rows.texts
         columns += [pa.array(frame.upstream_offsets), pa.array(frame.upstream_rows)]
         columns += [
+            pa.array(frame.origin_topics),
             pa.array(frame.origin_partitions),
             pa.array(frame.origin_offsets),
             pa.array(frame.arrived_ms),
@@ -155,6 +163,7 @@ class FrameCodec:
             *texts,
             ("upstream_offset", pa.int64()),
             ("upstream_row", pa.int64()),
+            ("origin_topic", pa.int64()),
             ("origin_partition", pa.int64()),
             ("origin_offset", pa.int64()),
             ("arrived_ms", pa.int64()),
@@ -180,6 +189,7 @@ class FrameCodec:
             rows,
             column["upstream_offset"].to_numpy(),
             column["upstream_row"].to_numpy(),
+            column["origin_topic"].to_numpy(),
             column["origin_partition"].to_numpy(),
             column["origin_offset"].to_numpy(),
             column["arrived_ms"].to_numpy(),
@@ -191,6 +201,11 @@ class FrameCodec:
     def _values(self, column: pa.FixedSizeListArray, name: str) -> Floats:
         values: Floats = column.flatten().to_numpy().reshape(len(column), self._widths[name])
         return values
+
+
+def topic_digest(source: str) -> int:
+    """A number of 32 bits for a topic and its identity ("<topic>@<identity>")."""
+    return zlib.crc32(source.encode())
 
 
 def positions_after(frame: Frame, seen: Position) -> int:

@@ -62,7 +62,7 @@ class Ingest:
         ]
         outgoing = [self.dead_letters.message(letter) for letter in dead]
         if len(decoded.rows):
-            frame = Frame.of_events(decoded.rows, partition, [records[index] for index in decoded.index])
+            frame = Frame.of_events(decoded.rows, self.source, partition, [records[index] for index in decoded.index])
             outgoing += self.hop.messages(frame, f"{self.source}/{partition}", self.hop.versions())
         await self.publisher.deliver(outgoing)  # 6
         timer.done("deliver")

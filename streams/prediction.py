@@ -6,7 +6,8 @@ Nothing in it depends on when or where it was made, so a prediction that is made
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import repeat
 from typing import Any
 
 import msgspec
@@ -56,14 +57,14 @@ class Prediction(msgspec.Struct):
     position: str
 
 
-def position_text(events_topic: str, partition: int, offset: int) -> str:
-    """The position of an event, which is that of its prediction.
+def position_text(events_topic: str, digest: int, partition: int, offset: int) -> str:
+    """The position of an event, which is that of its prediction. `digest` is of the topic's identity.
 
     Example:
-        >>> position_text("flights.events", 0, 51200)
-        'flights.events/0/51200'
+        >>> position_text("flights.events", 0x9C5D03B1, 0, 51200)
+        'flights.events@9c5d03b1/0/51200'
     """
-    return f"{events_topic}/{partition}/{offset}"
+    return f"{events_topic}@{digest:08x}/{partition}/{offset}"
 
 
 class Answers:
@@ -74,8 +75,15 @@ class Answers:
         self._serving = serving
         self._topic, self._partitions = topic.name, topic.partitions
         self._events_topic = events_topic
-        self._entities = [plan.entity for plan in pipeline.feature_set.entities]
-        self._encode = msgspec.json.Encoder().encode
+        self._features = _record("Features", pipeline.feature_set.names)
+        self._ages = _record("Ages", [plan.entity for plan in pipeline.feature_set.entities])
+        self._encode_lines = msgspec.json.Encoder().encode_lines
+        self._constant_headers = [
+            (PIPELINE_VERSION, pipeline.version.encode()),
+            ("ce_specversion", b"1.0"),
+            ("ce_type", b"driftwood.prediction.v1"),
+            ("ce_source", topic.name.encode()),
+        ]
 
     def versions(self) -> str:
         """The versions in force: of the pipeline and of the model."""
@@ -85,69 +93,53 @@ class Answers:
         """One prediction for each row, in order."""
         if len(frame) == 0:
             return []
-        scorer = self._serving.scorer(versions)
+        predictions = self._predictions(frame, self._serving.scorer(versions))
+        values = self._encode_lines(predictions).split(b"\n")  # the last line ends with one as well
+        return list(map(self._message, predictions, values[:-1]))
+
+    def _predictions(self, frame: Frame, scorer: Scorer) -> list[Prediction]:
+        # By columns, and `map` over a C constructor: half the CPU of a loop that names the fields.
         matrix = self._pipeline.feature_set.assemble(frame.rows, frame.windows)
         scores = scorer.score(matrix)
-        columns = zip(
-            frame.rows.event_ids.to_pylist(),
-            utc_texts(frame.rows.times_us),
-            score_values(self._pipeline, scores),
-            decisions(self._pipeline, scorer, scores),
-            served_features(matrix),
-            frame.ages_s.tolist(),
-            (frame.flags | score_flags(scorer, matrix)).tolist(),
-            frame.arrived_ms.tolist(),
-            frame.origin_partitions.tolist(),
-            frame.origin_offsets.tolist(),
-            strict=True,
-        )
-        return [self._message(scorer, *values) for values in columns]
-
-    def _message(
-        self,
-        scorer: Scorer,
-        event_id: str,
-        event_time: str,
-        score: Any,
-        decision: Any,
-        features: dict[str, Any],
-        ages_s: list[float],
-        flag_bits: int,
-        arrived_ms: int,
-        partition: int,
-        offset: int,
-    ) -> Outgoing:
-        position = position_text(self._events_topic, partition, offset)
-        prediction = Prediction(
-            event_id,
-            event_time,
-            score,
-            decision,
-            scorer.threshold,
-            {scorer.name: Part(score, 1.0, scorer.version)},
-            self._pipeline.version,
-            features,
-            dict(zip(self._entities, ages_s, strict=True)),
-            flags.flag_names(flag_bits),
-            arrived_ms,
-            position,
-        )
-        key = event_id.encode()
-        headers = self._headers(position, event_time)
-        return Outgoing(
-            self._topic, partition_of(key, self._partitions), key, self._encode(prediction), headers
+        values = score_values(self._pipeline, scores)
+        return list(
+            map(
+                Prediction,
+                frame.rows.event_ids.to_pylist(),
+                utc_texts(frame.rows.times_us),
+                values,
+                decisions(self._pipeline, scorer, scores),
+                repeat(scorer.threshold),
+                [{scorer.name: Part(value, 1.0, scorer.version)} for value in values],
+                repeat(self._pipeline.version),
+                map(self._features, *served_columns(matrix)),
+                map(self._ages, *frame.ages_s.T.tolist()) if frame.ages_s.shape[1] else repeat({}),
+                flag_lists(frame.flags | score_flags(scorer, matrix)),
+                frame.arrived_ms.tolist(),
+                self._positions(frame),
+            )
         )
 
-    def _headers(self, position: str, event_time: str) -> list[tuple[str, bytes]]:
-        return [
-            (POSITION, position.encode()),
-            (PIPELINE_VERSION, self._pipeline.version.encode()),
-            ("ce_specversion", b"1.0"),
-            ("ce_id", position.encode()),
-            ("ce_type", b"driftwood.prediction.v1"),
-            ("ce_source", self._topic.encode()),
-            ("ce_time", event_time.encode()),
+    def _positions(self, frame: Frame) -> Iterator[str]:
+        places = (frame.origin_topics, frame.origin_partitions, frame.origin_offsets)
+        return map(position_text, repeat(self._events_topic), *(column.tolist() for column in places))
+
+    def _message(self, prediction: Prediction, value: bytes) -> Outgoing:
+        key, position = prediction.event_id.encode(), prediction.position.encode()
+        headers = [
+            (POSITION, position),
+            *self._constant_headers,
+            ("ce_id", position),
+            ("ce_time", prediction.event_time.encode()),
         ]
+        return Outgoing(self._topic, partition_of(key, self._partitions), key, value, headers)
+
+
+def _record(name: str, fields: Sequence[str]) -> type[msgspec.Struct]:
+    """A struct with these fields, whatever their names: msgspec writes one in half the time of a dictionary."""
+    places = [f"f{number}" for number in range(len(fields))]
+    rename = dict(zip(places, fields, strict=True))
+    return msgspec.defstruct(name, [(place, Any) for place in places], rename=rename, gc=False)
 
 
 def utc_texts(times_us: np.ndarray[Any, np.dtype[np.int64]]) -> list[str]:
@@ -186,9 +178,16 @@ def decisions(pipeline: Pipeline, scorer: Scorer, scores: Floats) -> Sequence[An
     return [pipeline.label.classes[best] for best in scores.argmax(axis=1).tolist()]
 
 
-def served_features(matrix: FeatureMatrix) -> list[dict[str, Any]]:
-    """By row the model's inputs by name; a missing number stays NaN, which JSON writes as null."""
-    columns: list[Sequence[Any]] = [column.tolist() for column in matrix.values.T]
+def flag_lists(bits: Ints) -> list[list[str]]:
+    """The names of the flags of each row."""
+    rows = bits.tolist()
+    names = {row: flags.flag_names(row) for row in set(rows)}
+    return [names[row] for row in rows]
+
+
+def served_columns(matrix: FeatureMatrix) -> list[Sequence[Any]]:
+    """The model's inputs by feature; a missing number stays NaN, which JSON writes as null."""
+    columns: list[Sequence[Any]] = matrix.values.T.tolist()
     for index, texts in matrix.categories.items():
         columns[index] = texts.to_pylist()
-    return [dict(zip(matrix.names, values, strict=True)) for values in zip(*columns, strict=True)]
+    return columns

@@ -33,6 +33,7 @@ class Taken:
 
     `frame` is None when nothing is new. `records` and `rows` are int64[n]: the record of each row in this hop topic and
     its place there, which is its position for the next stage. `copies` counts the rows that were seen before.
+    `superseded` are the upstream partitions whose topic was made anew: they are in `seen` no more.
     """
 
     first: int
@@ -43,6 +44,7 @@ class Taken:
     seen: Mapping[str, Position]
     dead: Sequence[DeadLetter]
     copies: int
+    superseded: Sequence[str] = ()
 
 
 def take(
@@ -52,8 +54,9 @@ def take(
 
     Raises `OtherVersionError` for a frame of another pipeline version: it cannot be read, and must not be skipped.
     """
-    fresh = [record for record in records if record.offset > applied]
+    fresh = _of_one_version([record for record in records if record.offset > applied], codec)
     upstreams = dict(seen)
+    superseded: list[str] = []
     frames: list[Frame] = []
     places: list[tuple[int, int, int]] = []  # record, first new row, rows
     dead: list[DeadLetter] = []
@@ -66,12 +69,36 @@ def take(
         start = positions_after(frame, upstreams.get(upstream, BEFORE_ALL))
         copies += start
         if start < len(frame):
+            if upstream not in upstreams:
+                superseded += _superseded_by(upstream, upstreams)
             upstreams[upstream] = Position(int(frame.upstream_offsets[-1]), int(frame.upstream_rows[-1]))
             frames.append(frame.take(np.arange(start, len(frame))) if start else frame)
             places.append((record.offset, start, len(frame)))
     joined = codec.join(frames) if frames else None
     first, last = (fresh[0].offset, fresh[-1].offset) if fresh else (applied + 1, applied)
-    return Taken(first, last, joined, *_positions(places), upstreams, dead, copies)
+    return Taken(first, last, joined, *_positions(places), upstreams, dead, copies, superseded)
+
+
+def _of_one_version(records: list[Record], codec: FrameCodec) -> list[Record]:
+    """The records before the first frame of another version; all of them when they begin with one."""
+    for count, record in enumerate(records):
+        if count and header(record, FRAME) not in (None, codec.version):
+            return records[:count]
+    return records
+
+
+def _superseded_by(upstream: str, upstreams: dict[str, Position]) -> list[str]:
+    """Take those out that were the same partition of the same topic before it was made anew: one for ever would remain
+    each time that happens."""
+    place = _place(upstream)
+    gone = [other for other in upstreams if other != upstream and _place(other) == place]
+    for other in gone:
+        del upstreams[other]
+    return gone
+
+
+def _place(upstream: str) -> tuple[str, str]:
+    return upstream.partition("@")[0], upstream.rpartition("/")[2]
 
 
 def _open(

@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, settings
 
 from deploy.kafka.real_kafka import RealKafka, what_is_missing
 from driftwood.embedded import EmbeddedBroker, EmbeddedRedis, Runtime
+from tests.delaying_proxy import DelayingProxy
 
 # Deadlines are off: a slow machine is no bug, and timed assertions are none of the tests' business.
 settings.register_profile(
@@ -70,10 +71,18 @@ def redis_url(embedded_redis: EmbeddedRedis) -> str:
 
 
 @pytest.fixture(scope="session")
-def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealKafka]:
+def kafka_proxy() -> Iterator[DelayingProxy]:
+    """A proxy in front of `kafka`: a client that bootstraps at its address stays behind it."""
+    with DelayingProxy() as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory, kafka_proxy: DelayingProxy) -> Iterator[RealKafka]:
     """A real single-node Apache Kafka, shared by all tests of the session: use `unique_name`."""
     _need_real_kafka()
-    with RealKafka().start(tmp_path_factory.mktemp("kafka")) as running:
+    with RealKafka().start(tmp_path_factory.mktemp("kafka"), proxy_port=kafka_proxy.port) as running:
+        kafka_proxy.target = ("127.0.0.1", running.second_port)
         yield running
 
 
@@ -82,6 +91,13 @@ def kafka_data_dir(tmp_path: Path) -> Path:
     """A folder for a Kafka of the test's own (`RealKafka().start(kafka_data_dir)`), where it kills or restarts one."""
     _need_real_kafka()
     return tmp_path / "kafka"
+
+
+@pytest.fixture(scope="module")
+def module_kafka_data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same for a Kafka that the tests of a module kill and restart in turn."""
+    _need_real_kafka()
+    return tmp_path_factory.mktemp("kafka")
 
 
 @pytest.fixture

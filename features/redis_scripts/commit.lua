@@ -5,7 +5,7 @@
 --          expire (0 = never), prefix of state keys, keys of the entities, length of the changes of each, length of the
 --          key of each feature row, length of each row, prefix of id keys, key of the set of the
 --          topic's partitions, prefix of their keys, seconds until an idle partition does not count, oldest bucket of ids
---          that this partition may ask for (false: it asks for none)
+--          that this partition may ask for (false: it asks for none), fields to delete of the partition's hash
 -- ARGV[2]  the packed changes of the entities, joined (features/packing.py: identity u32, tile i64, replaced tile i64,
 --          length u16, payload; a length of 0 deletes the field)
 -- ARGV[3]  the keys of the feature rows, joined
@@ -18,7 +18,7 @@
 
 local partition = KEYS[1]
 local epoch, applied, last, fields, expire_s, state_prefix, keys, lengths, row_key_lengths, row_lengths, ids_prefix,
-    partitions_key, partition_prefix, idle_s, oldest_bucket = unpack(cmsgpack.unpack(ARGV[1]))
+    partitions_key, partition_prefix, idle_s, oldest_bucket, superseded = unpack(cmsgpack.unpack(ARGV[1]))
 local changes = ARGV[2]
 local CHUNK = 4000 -- arguments of one command: Lua's stack holds 8000
 local NO_TILE = '\0\0\0\0\0\0\0\128' -- INT64_MIN: no tile was replaced
@@ -139,6 +139,7 @@ if oldest and oldest ~= stored[4] then
 end
 call('HSET', partition, 'applied', last, 'active_s', now, 'pins', #pins > 0 and cjson.encode(pins) or '[]')
 in_chunks('HSET', partition, fields, #fields)
+in_chunks('HDEL', partition, superseded, #superseded)
 
 local from = 1
 for i = 1, #keys do

@@ -31,7 +31,7 @@ def frame(n: int, street: str | None = None, codec: FrameCodec = CODEC) -> Frame
     rows = Rows(LAYOUT, pa.array([f"e{at}" for at in range(n)]), np.arange(n) * 1_000, numbers, texts)
     records = [LogRecord(offset, 1_000 + offset, None, b"") for offset in range(n)]
     windows = sum(len(plan.outputs) for plan in plans)
-    made = Frame.of_events(rows, 3, records)
+    made = Frame.of_events(rows, "shop.events@c/t", 3, records)
     if plans:
         made = made.with_entity(np.full((n, windows), -0.0), np.full(n, math.nan), np.arange(n) % 2)
     return made
@@ -41,6 +41,7 @@ def assert_same(got: Frame, wanted: Frame) -> None:
     for name in (
         "upstream_offsets",
         "upstream_rows",
+        "origin_topics",
         "origin_partitions",
         "origin_offsets",
         "arrived_ms",

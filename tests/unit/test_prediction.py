@@ -14,6 +14,7 @@ from driftwood import CostMatrix, DailyCapacity, Entity, Label, Threshold, categ
 from features.memory_store import MemoryStore
 from models.model_store import ModelStore
 from models.pipeline import Pipeline
+from streams.frames import topic_digest
 from streams.prediction import utc_texts
 from streams.producer import partition_of
 from tests.in_process import Road
@@ -82,7 +83,7 @@ def test_a_prediction_says_everything_it_was_made_from(tmp_path):
         "ages_s": {"customer": None, "shop": None},
         "flags": ["fallback"],
         "arrived_ms": 1_714_557_600_500,
-        "position": "orders.events/0/0",
+        "position": f"orders.events@{topic_digest('orders.events@memory'):08x}/0/0",
     }
     assert version.startswith("fallback-")
     assert second["features"] == {
@@ -100,11 +101,12 @@ def test_the_record_is_keyed_by_event_id_and_its_headers_name_position_and_versi
     road.run()
     [record] = road.log.records["orders.predictions", partition_of(b"o1", 4)]
     assert record.key == b"o1"
+    position = b"orders.events@%08x/3/0" % topic_digest("orders.events@memory")
     assert dict(record.headers) == {
-        "position": b"orders.events/3/0",
+        "position": position,
         "pipeline_version": road.pipeline.version.encode(),
         "ce_specversion": b"1.0",
-        "ce_id": b"orders.events/3/0",
+        "ce_id": position,
         "ce_type": b"driftwood.prediction.v1",
         "ce_source": b"orders.predictions",
         "ce_time": b"2024-05-01T10:00:00.250000Z",

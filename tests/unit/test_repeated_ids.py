@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,19 @@ def test_the_same_position_again_is_the_event_itself_and_no_repeat():
     assert again.counted("repeated_ids", stage="customer") == 0
     assert again.counted("copies", stage="customer") == 0
     assert again.counted("rows", stage="customer") == 2
+
+
+def test_an_event_at_the_same_place_of_a_topic_that_was_made_anew_is_another_one():
+    store = MemoryStore()
+    road = answered([order("a"), order("b")], 100, store)
+    road.log.records["orders.events", 0].clear()
+    anew = Road(PIPELINE, store, NO_MODELS, 1, log=road.log)
+    ingest = {name: replace(stage, source="made anew") for name, stage in anew.stages.ingest.items()}
+    anew.stages = replace(anew.stages, ingest=ingest)
+    anew.send([order("a"), order("c")])
+    anew.run()
+    assert sorted(anew.predictions()) == ["a", "b", "c"]
+    assert anew.counted("repeated_ids", stage="customer") == 1
 
 
 def test_ids_beyond_what_a_horizon_holds_are_not_remembered_and_counted():

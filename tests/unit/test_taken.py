@@ -28,7 +28,7 @@ def record(
     rows = Rows(layout, ids, np.zeros(n, np.int64), np.zeros((n, len(layout.numbers))), texts)
     zeros, at = np.zeros(n, np.int64), np.array(places, np.int64).reshape(n, 2)
     nothing = np.zeros((n, 0))
-    made = Frame(rows, at[:, 0], at[:, 1], zeros, at[:, 0], zeros, nothing, nothing, zeros)
+    made = Frame(rows, at[:, 0], at[:, 1], zeros, zeros, at[:, 0], zeros, nothing, nothing, zeros)
     value = CODEC.encode(made).serialize().to_pybytes()
     headers = [("upstream", upstream.encode()), *([] if frame is None else [("frame", frame)])]
     return LogRecord(offset, 0, b"key", value, headers)
@@ -115,8 +115,23 @@ def test_a_frame_of_another_version_is_never_skipped(version):
     with pytest.raises(
         OtherVersionError, match=r"record 1 of partition 0 .* let the workers of the other version finish"
     ):
-        taken([record(0, [(0, 0)]), record(1, [(1, 0)], frame=version)])
+        taken([record(1, [(1, 0)], frame=version), record(2, [(2, 0)])])
 
 
 def test_a_frame_without_rows_is_no_dead_letter():
     assert taken([record(0, [])]).dead == []
+
+
+def test_an_upstream_topic_that_was_made_anew_takes_the_place_of_the_old_one():
+    seen = {"e@c/1/0": Position(9, 0), "e@c/1/1": Position(7, 0), "h@c/1/0": Position(5, 0)}
+    found = taken([record(0, [(0, 0)], "e@c/2/0"), record(1, [(1, 0)], "e@c/2/0")], seen=seen)
+    assert found.seen == {"e@c/1/1": Position(7, 0), "h@c/1/0": Position(5, 0), "e@c/2/0": Position(1, 0)}
+    assert list(found.superseded) == ["e@c/1/0"]
+
+
+def test_what_stands_before_a_frame_of_another_version_is_taken_first():
+    records = [record(0, [(0, 0)]), record(1, [(1, 0)]), record(2, [(2, 0)], frame=b"other-0")]
+    found = taken(records)
+    assert (found.first, found.last) == (0, 1)
+    with pytest.raises(OtherVersionError):
+        taken(records, applied=1)

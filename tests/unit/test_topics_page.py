@@ -19,7 +19,7 @@ from models.loading import load_pipeline
 from models.model_store import ModelStore
 from streams import flags
 from streams.dead_letters import DeadLetter, DeadLetterWriter
-from streams.frames import Frame
+from streams.frames import Frame, topic_digest
 from streams.prediction import Answers, Part, Prediction
 from streams.producer import Outgoing
 from streams.serving import Serving
@@ -80,7 +80,7 @@ def predictions(folder: Path) -> list[Outgoing]:
     answers = Answers(pipeline, Serving(pipeline, ModelStore(folder)), topics.predictions, topics.events.name)
     rows = Decoder(pipeline.feature_set).decode([(json.dumps(EVENT).encode(), 0)] * 2).rows
     records: Any = [SimpleNamespace(offset=offset, timestamp=1_364_811_300_412) for offset in (7, 8)]
-    frame = Frame.of_events(rows, 2, records)
+    frame = Frame.of_events(rows, "flights.events@cluster/topic", 2, records)
     windows = np.full((2, len(pipeline.feature_set.windows)), np.nan)
     for number, plan in enumerate(pipeline.feature_set.entities):
         columns = pipeline.feature_set.window_slice(plan.entity)
@@ -98,7 +98,9 @@ def test_predictions_follow_the_schema_and_have_the_headers_of_the_page(tmp_path
         assert message.key == b"f1"
     assert json.loads(first.value)["ages_s"]["aircraft"] is None
     assert json.loads(second.value)["flags"] == ["late", "fallback"]
-    assert dict(first.headers)["position"] == b"flights.events/2/7"
+    assert dict(first.headers)["position"] == b"flights.events@%08x/2/7" % topic_digest(
+        "flights.events@cluster/topic"
+    )
 
 
 def messages(outgoing: list[Outgoing]) -> list[Message]:
@@ -121,7 +123,8 @@ def test_the_reader_on_the_page_drops_copies_also_between_calls(tmp_path):
     first, second = messages(predictions(tmp_path))
     seen: dict[bytes, None] = {}
     read = [prediction["position"] for prediction in once([first, second, first], seen)]
-    assert read == ["flights.events/2/7", "flights.events/2/8"]
+    topic = f"flights.events@{topic_digest('flights.events@cluster/topic'):08x}"
+    assert read == [f"{topic}/2/7", f"{topic}/2/8"]
     assert list(once([second], seen)) == []
     assert len(list(once([first, second, first], {}, limit=1))) == 3  # what was forgotten comes again
 
