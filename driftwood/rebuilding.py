@@ -47,9 +47,8 @@ def rebuild(pipeline: Pipeline, settings: Settings, told: Told, *, discard: bool
     group = predict_group(pipeline.name)
     config: dict[str, Any] = {**settings.kafka_client(), "error_cb": lambda error: None}
     client = AdminClient(config, logger=_quiet)
-    _wait_until_alone(
-        lambda: _members(client, group), group, settings.session_timeout.total_seconds() + 5.0, told
-    )
+    patience_s = settings.session_timeout.total_seconds() + 5.0
+    wait_until_alone(lambda: members(client, group), group, patience_s, told)
     committed = committed_offsets(client, group, tuple(topics.hops.values()))
 
     async def run() -> Rebuilt:
@@ -64,19 +63,28 @@ def rebuild(pipeline: Pipeline, settings: Settings, told: Told, *, discard: bool
     return asyncio.run(run())
 
 
-def _wait_until_alone(members: Callable[[], int], group: str, patience_s: float, told: Told) -> None:
-    deadline = time.monotonic() + patience_s
-    while count := members():
-        if time.monotonic() > deadline:
+def wait_until_alone(
+    count_members: Callable[[], int],
+    group: str,
+    patience_s: float,
+    told: Told,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Wait until a group has no members. Raises `WorkersActiveError` when it still has some after `patience_s`."""
+    deadline = clock() + patience_s
+    while count := count_members():
+        if clock() > deadline:
             raise WorkersActiveError(
                 f"{count} workers are in the group {group}: stop them first, they would go on from a state that is half "
                 "rebuilt (one that was killed leaves after session_timeout)"
             )
         told(f"waiting for {count} workers to leave", 0.0)
-        time.sleep(LOOK_EVERY_S)
+        sleep(LOOK_EVERY_S)
 
 
-def _members(client: AdminClient, group: str) -> int:
+def members(client: AdminClient, group: str) -> int:
+    """How many members a consumer group has; 0 where the broker (the embedded one) cannot say."""
     try:
         asked: Any = client.describe_consumer_groups([group], request_timeout=ANSWER_WITHIN_S)
         return len(asked[group].result().members)
