@@ -69,7 +69,7 @@ class Road:
     """One partition of each topic, driven batch by batch."""
 
     def __init__(self, pipeline: Pipeline, store: RedisStore, models: Path, hot_entities: int) -> None:
-        settings = Settings(partitions=1, hot_entities=hot_entities)
+        settings = Settings(partitions=1, hot_entities=hot_entities, hot_memory=1 << 44)
         self.topics = topics_of(pipeline, settings)
         self.log = Log()
         # CPU of this process instead of the time of day: what the steps cost it, without their waits.

@@ -10,6 +10,18 @@ from pathlib import Path
 
 import psutil
 
+# What the speed of the whole road depends on.
+ROAD_PACKAGES = (
+    "driftwood",
+    "lightgbm",
+    "numpy",
+    "numba",
+    "pyarrow",
+    "confluent-kafka",
+    "aiokafka",
+    "faust-streaming",
+)
+
 
 def machine(packages: Sequence[str]) -> dict[str, object]:
     """Processor, cores, memory, load, system, and the versions of these packages."""

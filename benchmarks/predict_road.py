@@ -17,109 +17,24 @@ steps for each event, with the waits; steps of different batches overlap, so the
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import timedelta
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import psutil
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.machine import machine
+from benchmarks.machine import ROAD_PACKAGES, machine
 from benchmarks.printing import arguments, print_machine, print_steps, say, tell
-from benchmarks.servers import BROKERS, LogEnds, Servers, servers
-from benchmarks.watching import Watch, batch_rows, cpu_us, step_us
-from benchmarks.workloads import Keyed, Workload, card_workload, chunked, flight_workload
-from driftwood.demo_worker import WorkerChild
-from driftwood.pipelines import topics_of
-from driftwood.produce import Production, Schedule
-from features.errors import DriftwoodError, OperatorError
+from benchmarks.running import Running, running
+from benchmarks.servers import BROKERS, Servers
+from benchmarks.watching import batch_rows, cpu_us, step_us
+from benchmarks.workloads import Keyed, Workload, card_workload, flight_workload
+from features.errors import DriftwoodError
 from streams.settings import Settings
-from streams.topics import PipelineTopics
-
-LOOK_EVERY_S = 0.1
-SILENT_S = 60.0  # nothing was answered for this long: something is wrong
-
-# While it stands still the worker sends no heartbeats; a million events take some ten seconds to send.
-SESSION_TIMEOUT = timedelta(seconds=60)
-
-VERSIONS = (
-    "driftwood",
-    "lightgbm",
-    "numpy",
-    "numba",
-    "pyarrow",
-    "confluent-kafka",
-    "aiokafka",
-    "faust-streaming",
-)
-
-
-@dataclass(frozen=True)
-class Running:
-    """A worker beside its servers, ready for events."""
-
-    workload: Workload
-    settings: Settings
-    topics: PipelineTopics
-    worker: WorkerChild
-    watch: Watch
-    ends: LogEnds
-
-    def send(self, made: list[Keyed]) -> None:
-        """As fast as the broker takes them, within `unread_bytes_max`."""
-        production = Production(self.workload.pipeline.name, self.topics.events, self.settings)
-        production.run(chunked(made), Schedule())
-
-    def wait_for(self, answers: int) -> None:
-        """Until so many predictions are there."""
-        known, since = self.ends.total(), time.monotonic()
-        while known < answers:
-            self.worker.check()
-            time.sleep(LOOK_EVERY_S)
-            seen = self.ends.total()
-            if seen > known:
-                known, since = seen, time.monotonic()
-            elif time.monotonic() - since > SILENT_S:
-                raise OperatorError(f"nothing was answered for {SILENT_S:g} s: {known:,} of {answers:,}")
-
-    @contextmanager
-    def standing_still(self) -> Iterator[None]:
-        """The worker does nothing meanwhile, and does not know."""
-        process = psutil.Process(self.worker.pid)
-        process.send_signal(signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            process.send_signal(signal.SIGCONT)
-
-
-@contextmanager
-def running(
-    workload: Workload, broker: str, partitions: int, folder: Path, training_events: int = 0
-) -> Iterator[tuple[Running, Servers]]:
-    """Train, start everything, and wait until every partition flows."""
-    say(f"training the model of {workload.reference}")
-    workload.save_model(folder / "models", training_events)
-    settings = Settings(partitions=partitions, models_dir=folder / "models", session_timeout=SESSION_TIMEOUT)
-    if broker == "kafka":
-        settings = settings.model_copy(update={"unread_bytes_max": 0})
-    topics = topics_of(workload.pipeline, settings)
-    say(f"starting {broker}, Redis and a worker")
-    with servers(broker, folder, topics) as started:
-        local = settings.model_copy(update=started.addresses)
-        with WorkerChild(workload.reference, local, folder / "worker.log") as worker:
-            worker.wait_until_ready(partitions * (1 + len(topics.hops)))
-            watch = Watch(worker, started.pids)
-            ends = LogEnds(started.brokers, topics.predictions)
-            yield Running(workload, local, topics, worker, watch, ends), started
 
 
 def run(
@@ -164,7 +79,7 @@ def measured(now: Running, made: list[Keyed], answers: int, broker: str) -> dict
 
 
 def _where(now: Running, started: Servers, broker: str) -> dict[str, Any]:
-    found = machine(VERSIONS)
+    found = machine(ROAD_PACKAGES)
     return {
         "pipeline": now.workload.pipeline.name,
         "entities": len(now.workload.pipeline.feature_set.entities),
