@@ -252,13 +252,12 @@ def test_feast_reads_what_the_newest_event_of_each_entity_was_served_with(
     killed: dict[str, Killed], left: Left, stage: str, tmp_path: Path
 ) -> None:
     newest: dict[str, dict[str, dict[str, Any]]] = {}
-    answers = {position: json.loads(values[0]) for position, values in left.run.answers().items()}
+    answers = {_place(position): json.loads(values[0]) for position, values in left.run.answers().items()}
     for number, plan in enumerate(left.run.pipeline.feature_set.entities):
         newest[plan.entity] = {}
         events = {event["payment_id"]: event for event in killed[stage].sent}
         for frame, row in next_stage_sees(left.run, number)[0].values():
-            partition, offset = _origin(frame, row)
-            answer = answers.get(f"{left.run.topics.events.name}/{partition}/{offset}")
+            answer = answers.get(_origin(frame, row))
             if answer is None:  # a repeat
                 continue
             key = events[answer["event_id"]][plan.entity]
@@ -385,3 +384,8 @@ def _position(record: LogRecord) -> str:
 
 def _origin(frame: Any, row: int) -> tuple[int, int]:
     return int(frame.origin_partitions[row]), int(frame.origin_offsets[row])
+
+
+def _place(position: str) -> tuple[int, int]:
+    _, partition, offset = position.rsplit("/", 2)
+    return int(partition), int(offset)
