@@ -24,6 +24,7 @@ from features.layout import bytes_per_entity
 from models.loading import load_pipeline
 from models.model_store import ModelStore
 from models.pipeline import Pipeline
+from streams.assembly import hot_entities
 from streams.settings import Settings, shown
 from streams.settings_sources import Loaded, load_with_origins
 from streams.topics import Cluster, TopicAdmin
@@ -317,10 +318,10 @@ def model(settings: Settings, pipeline: Pipeline, reference: str) -> Iterator[Fi
 def memory(settings: Settings, pipeline: Pipeline, available: int) -> Iterator[Finding]:
     """Would the hot sets of one worker that owns every partition fit into `available` bytes?"""
     entity_bytes = sum(bytes_per_entity(plan) for plan in pipeline.feature_set.entities)
-    needed = settings.partitions * settings.hot_entities * entity_bytes
+    needed = settings.partitions * hot_entities(pipeline, settings) * entity_bytes
     what = f"full hot sets of all partitions take {size_text(needed)}, {size_text(available)} are available"
     if needed > available:
-        do = "Lower hot_entities, or run more workers: each takes its share of the partitions."
+        do = "Lower hot_memory, or run more workers: each takes its share of the partitions."
         yield Finding("memory", HINT, what, do, "hot-sets-larger-than-memory")
     else:
         yield Finding("memory", OK, what)

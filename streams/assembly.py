@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from features.decode import Decoder
 from features.errors import SettingError
 from features.feast_rows import FeastRows
+from features.layout import bytes_per_entity
 from features.store import StateStore
 from models.pipeline import Pipeline
 from streams.dead_letters import DeadLetterWriter
 from streams.entity_batch import EntityBatches, stage_plans
-from streams.frames import FrameCodec
+from streams.frames import MAX_FRAME_BYTES, FrameCodec
 from streams.hop import Hop
 from streams.metrics import Metrics
 from streams.predict_road import EntityStage, Ingest, Onward, Publishing
@@ -21,6 +22,9 @@ from streams.serving import Serving
 from streams.settings import Settings
 from streams.topics import PipelineTopics
 from streams.worker import Stages
+
+# Of a frame: a row has eight columns of eight bytes, and an id.
+MOST_ROWS = MAX_FRAME_BYTES // 64
 
 INGEST = "ingest"
 
@@ -92,9 +96,19 @@ def entity_batches(pipeline: Pipeline, settings: Settings, number: int) -> Entit
         FeastRows(name, f"{name}_{plan.entity}", plan),
         first=number == 0,
         repeat_horizon_us=int(settings.repeat_horizon.total_seconds() * 1_000_000),
-        capacity=settings.hot_entities,
+        capacity=hot_entities(pipeline, settings),
         expire_s=plan.longest_us // 1_000_000 + int(settings.events_retention.total_seconds()),
     )
+
+
+def hot_entities(pipeline: Pipeline, settings: Settings) -> int:
+    """How many entities of each kind a worker keeps in memory for one partition.
+
+    Not fewer than a frame has rows, whatever their bytes: one frame of so many entities could else not be worked on.
+    """
+    entity_bytes = sum(bytes_per_entity(plan) for plan in pipeline.feature_set.entities)
+    fit = settings.hot_memory // max(settings.partitions * entity_bytes, 1)
+    return min(settings.hot_entities, max(fit, MOST_ROWS))
 
 
 def hop_to(pipeline: Pipeline, topics: PipelineTopics, number: int) -> Hop:

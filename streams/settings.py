@@ -236,11 +236,21 @@ class Settings(BaseSettings):
     hot_entities: int = setting(
         100_000,
         "State",
-        "Entities of one kind kept in memory for one partition. Others are fetched from Redis when they come again.",
+        "Entities of one kind kept in memory for one partition, as far as `hot_memory` allows. Others are fetched from Redis "
+        "when they come again.",
         "Fewer reads from Redis; memory (`driftwood features` shows the bytes of one entity).",
         unit="entities",
         ge=1000,
         le=100_000_000,
+    )
+    hot_memory: Size = setting(
+        2 << 30,
+        "State",
+        "Memory for the entities of a worker that owns every partition. It is divided so that as many entities of each kind "
+        "fit for each partition; a worker that owns half of them uses half of it.",
+        "Fewer reads from Redis; memory. Some 0.5 GiB come on top for everything else.",
+        ge=64 << 20,
+        le=1 << 44,
     )
 
     # ---- life of a worker

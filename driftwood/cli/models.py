@@ -177,18 +177,25 @@ def promote(
     output.table(["version", "", "trained at", "from", "to"], rows)
 
 
-def features(pipeline: PipelineArgument, as_json: AsJson = False) -> None:
+def features(
+    pipeline: PipelineArgument,
+    settings: SettingsFile = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
     """Show a pipeline's features: unit, window, tile, default and range; and what an entity costs in memory."""
     from features.table import entity_table, feature_table
+    from streams.assembly import hot_entities
 
-    feature_set = named(pipeline).feature_set
+    values, declared = loaded(settings, overrides), named(pipeline)
+    feature_set, hot = declared.feature_set, hot_entities(declared, values)
     table, entities = feature_table(feature_set), entity_table(feature_set)
     if as_json:
         output.data(
             {
                 "hash": feature_set.hash,
                 "features": [asdict(row) for row in table],
-                "entities": [asdict(row) for row in entities],
+                "entities": [{**asdict(row), "hot_entities": hot} for row in entities],
             }
         )
         return
@@ -199,3 +206,7 @@ def features(pipeline: PipelineArgument, as_json: AsJson = False) -> None:
         costs = [(e.name, e.keys, e.features, f"{e.memory_bytes:,}", f"{e.stored_bytes:,}") for e in entities]
         output.line("")
         output.table(["entity", "key", "features", "bytes in memory", "bytes in Redis, at most"], costs)
+        output.line(
+            f"A worker keeps up to {hot:,} entities of each kind in memory for each of {values.partitions} partitions "
+            "(settings hot_entities, hot_memory); others are read from Redis when they come again."
+        )
