@@ -89,7 +89,7 @@ class MemoryStore:
         known = self._partition(commit.partition)
         if known.epoch != commit.epoch:
             return Refused("epoch", known.applied)
-        if known.applied != commit.applied:
+        if known.applied != commit.applied or (commit.claimed and _reach(known) < commit.last):
             return Refused("applied", known.applied)
         known.applied, known.identity = commit.last, commit.partition.identity
         known.watermark_us = commit.watermark_us
@@ -136,8 +136,7 @@ class MemoryStore:
         if known.epoch != claim.epoch:
             return Refused("epoch", known.applied)
         newest = max(claim.applied, claim.in_flight)
-        reach = known.pins[-1][0] if known.pins else known.applied
-        if known.applied == newest or claim.applied <= known.applied < newest <= reach:
+        if known.applied == newest or claim.applied <= known.applied < newest <= _reach(known):
             return None
         return Refused("applied", known.applied)
 
@@ -146,6 +145,11 @@ class MemoryStore:
         if not fields:
             return None
         return b"".join(name + struct.pack("<H", len(payload)) + payload for name, payload in fields.items())
+
+
+def _reach(known: _Partition) -> int:
+    """Up to where batches were claimed."""
+    return known.pins[-1][0] if known.pins else known.applied
 
 
 def _change(fields: dict[bytes, bytes], changes: bytes) -> None:

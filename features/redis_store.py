@@ -215,6 +215,7 @@ class RedisStore:
             IDLE_S,
             False if commit.oldest_bucket is None else commit.oldest_bucket,
             [f"seen:{upstream}" for upstream in commit.superseded],
+            commit.claimed,
         )
         return _encode(head), *(b"".join(blobs) for blobs in (changes, row_keys, rows))
 

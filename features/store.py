@@ -5,8 +5,9 @@ Both are refused when another worker has loaded the partition since (its epoch i
 the caller last saw (Redis was rolled back or lost). Each is one atomic call: it has its whole effect or none.
 
 A claim that is granted leaves a *pin*: up to this record, these versions. Pins lie end to end from `applied` on, so they
-are also the record of what was claimed and not yet committed; a commit drops those that it covers. There are never more
-pins than batches in flight, because a repeated batch finds the pins that it made before.
+are also the record of what was claimed and not yet committed; a commit drops those that it covers, and is refused where
+its own is missing: a store that was rolled back to before the claim has forgotten what else the claim had settled. There
+are never more pins than batches in flight, because a repeated batch finds the pins that it made before.
 
 Every call may be sent twice when a connection breaks before the answer: a second load raises the epoch once more, a
 second claim finds its own pin and gets the same answer, a second commit is refused in a way that shows that the first
@@ -154,6 +155,7 @@ class Commit:
     expire_s: int = 0  # leak guard on the entity and Feast keys, renewed by every write; 0 = never
     oldest_bucket: int | None = None  # this partition needs no ids before this bucket any more (first stage)
     superseded: Sequence[str] = ()  # upstream partitions to forget: their topic was made anew
+    claimed: bool = False  # the claim of this batch left a pin, which has to stand
 
 
 @dataclass(frozen=True)

@@ -200,6 +200,7 @@ class EntityBatches:
             self.expire_s,
             self._oldest_bucket(work),
             taken.superseded,
+            claimed=taken.last >= taken.first,
         )
 
     def begun(self, memory: Memory, commit: Commit) -> None:

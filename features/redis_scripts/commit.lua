@@ -5,7 +5,8 @@
 --          expire (0 = never), prefix of state keys, keys of the entities, length of the changes of each, length of the
 --          key of each feature row, length of each row, prefix of id keys, key of the set of the
 --          topic's partitions, prefix of their keys, seconds until an idle partition does not count, oldest bucket of ids
---          that this partition may ask for (false: it asks for none), fields to delete of the partition's hash
+--          that this partition may ask for (false: it asks for none), fields to delete of the partition's hash, whether a
+--          pin has to stand
 -- ARGV[2]  the packed changes of the entities, joined (features/packing.py: identity u32, tile i64, replaced tile i64,
 --          length u16, payload; a length of 0 deletes the field)
 -- ARGV[3]  the keys of the feature rows, joined
@@ -18,7 +19,7 @@
 
 local partition = KEYS[1]
 local epoch, applied, last, fields, expire_s, state_prefix, keys, lengths, row_key_lengths, row_lengths, ids_prefix,
-    partitions_key, partition_prefix, idle_s, oldest_bucket, superseded = unpack(cmsgpack.unpack(ARGV[1]))
+    partitions_key, partition_prefix, idle_s, oldest_bucket, superseded, claimed = unpack(cmsgpack.unpack(ARGV[1]))
 local changes = ARGV[2]
 local CHUNK = 4000 -- arguments of one command: Lua's stack holds 8000
 local NO_TILE = '\0\0\0\0\0\0\0\128' -- INT64_MIN: no tile was replaced
@@ -113,6 +114,10 @@ end
 if (stored[2] or '-1') ~= applied then
     return {'applied', stored[2] or '-1'}
 end
+local stored_pins = cjson.decode(stored[3] or '[]')
+if claimed and not (#stored_pins > 0 and tonumber(stored_pins[#stored_pins][1]) >= tonumber(last)) then
+    return {'applied', stored[2] or '-1'}
+end
 
 local row_keys, rows = cut(ARGV[3], row_key_lengths), cut(ARGV[4], row_lengths)
 for i = 1, #keys do
@@ -127,7 +132,7 @@ for _, checked in ipairs({keys, row_keys}) do
     end
 end
 local pins = {}
-for _, pin in ipairs(cjson.decode(stored[3] or '[]')) do
+for _, pin in ipairs(stored_pins) do
     if tonumber(pin[1]) > tonumber(last) then
         pins[#pins + 1] = pin
     end

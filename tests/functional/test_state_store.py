@@ -304,6 +304,21 @@ def test_a_store_copied_at_an_earlier_moment_refuses_who_saw_a_later_one() -> No
     asyncio.run(body())
 
 
+def test_a_commit_is_refused_when_the_store_does_not_know_its_claim(run: Run) -> None:
+    async def body(store: StateStore) -> None:
+        epoch = (await store.load(PARTITION)).epoch
+        asked = commit(epoch, 9, claimed=True)
+        assert await store.commit(asked) == Refused("applied", NOTHING_APPLIED)
+        await claimed(store, claim(epoch, 0, 4))
+        assert await store.commit(asked) == Refused("applied", NOTHING_APPLIED)
+        await claimed(store, claim(epoch, 5, 9, in_flight=4))
+        await committed(store, asked)
+        again = await store.commit(asked)
+        assert isinstance(again, Refused) and again.already_done(asked)
+
+    run(body)
+
+
 def test_a_claim_is_refused_when_the_store_does_not_know_what_is_in_flight(run: Run) -> None:
     async def body(store: StateStore) -> None:
         epoch = (await store.load(PARTITION)).epoch
