@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import ssl
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import faust
@@ -31,7 +31,9 @@ class App(faust.App):
         pass
 
 
-def make_app(group: str, topics: Sequence[str], worker: Worker, settings: Settings) -> faust.App:
+def make_app(
+    group: str, topics: Sequence[str], worker: Worker, settings: Settings, identities: Mapping[str, str]
+) -> faust.App:
     """An app that is a member of `group` and hands every fetched batch of `topics` to the worker."""
     session_s = settings.session_timeout.total_seconds()
     app = App(
@@ -51,7 +53,7 @@ def make_app(group: str, topics: Sequence[str], worker: Worker, settings: Settin
         worker_redirect_stdouts=False,
         autodiscover=False,
     )
-    install(app, worker, fetch_settings(settings))
+    install(app, worker, fetch_settings(settings), identities)
     for topic in topics:
         _add_agent(app, topic, worker)
     return app

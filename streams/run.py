@@ -116,7 +116,8 @@ class _WorkerProcess:
             fatal=self._fail,
         )
         url = self._watch(down, worker, pressure, ground.serving)
-        app = make_app(predict_group(self._pipeline.name), stages.topics, worker, self._settings)
+        group = predict_group(self._pipeline.name)
+        app = make_app(group, stages.topics, worker, self._settings, stages.identities)
         worker.join(consumer_of(app))
         down.push_async_callback(app.stop)
         await app.start()

@@ -106,11 +106,21 @@ class Sought(NamedTuple):
 class _Installed(NamedTuple):
     hooks: Hooks
     settings: FetchSettings
+    identities: Mapping[str, str]
 
 
-def install(app: AppT, hooks: Hooks, settings: FetchSettings | None = None) -> None:
-    """Hand the hooks to the transport of this app; to be called before the app starts."""
-    vars(app)[_INSTALLED] = _Installed(hooks, settings or FetchSettings())
+def install(
+    app: AppT,
+    hooks: Hooks,
+    settings: FetchSettings | None = None,
+    identities: Mapping[str, str] | None = None,
+) -> None:
+    """Hand the hooks to the transport of this app; to be called before the app starts.
+
+    `identities` of the topics stand beside the offsets that are committed. An offset of a topic that was made anew since
+    does not count: in the new topic other records stand there.
+    """
+    vars(app)[_INSTALLED] = _Installed(hooks, settings or FetchSettings(), identities or {})
 
 
 def consumer_of(app: AppT) -> Consumer:
@@ -245,16 +255,30 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
     async def _offset(self, tp: TopicPartition, position: int | None) -> int:
         consumer = self._ensure_consumer()
         if position is None:
-            position = await consumer.committed(tp)
+            position = await self._committed(tp)
         if position is None or position == BEGINNING:
             position = (await consumer.beginning_offsets([tp]))[tp]
         return int(position)
+
+    async def _committed(self, tp: TopicPartition) -> int | None:
+        """The group's offset, if it was committed for this very topic."""
+        # Not the consumer's `committed`: it leaves out what was committed beside the offset.
+        found = (await self._ensure_consumer()._coordinator.fetch_committed_offsets([tp])).get(tp)
+        if found is None or found.offset < 0:
+            return None
+        if found.metadata not in ("", self.consumer.identities.get(tp.topic, found.metadata)):
+            self.log.warning(
+                "%s/%d was made anew since the group committed offset %d: it is read from its beginning",
+                *(tp.topic, tp.partition, found.offset),
+            )
+            return None
+        return int(found.offset)
 
     async def committed(self, tp: TP) -> int | None:
         """The group's committed offset, None when there is none or the partition is not ours (any more)."""
         while True:
             try:
-                offset: int | None = await self._ensure_consumer().committed(TopicPartition(*tp))
+                offset = await self._committed(TopicPartition(*tp))
             except IllegalStateError:
                 return None
             except KafkaError as error:
@@ -271,7 +295,10 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         """Commit; False when the group has moved on, which the next owner's own position makes harmless."""
         try:
             await self._ensure_consumer().commit(
-                {TopicPartition(*tp): OffsetAndMetadata(offset, "") for tp, offset in offsets.items()}
+                {
+                    TopicPartition(*tp): OffsetAndMetadata(offset, self.consumer.identities.get(tp.topic, ""))
+                    for tp, offset in offsets.items()
+                }
             )
         except (CommitFailedError, IllegalStateError) as error:
             self.log.info("Not committed, the group is rebalancing: %r", error)
@@ -332,7 +359,7 @@ class Consumer(driver.Consumer):
             raise DeveloperError(
                 "the batched transport has no hooks: call streams.transport.install(app, hooks) first"
             )
-        self.hooks, self.settings = installed
+        self.hooks, self.settings, self.identities = installed
         self.flowing: set[TP] = {SOMETHING}
         self._held: set[TP] = set()
         self._assigned: set[TP] = set()

@@ -54,6 +54,7 @@ class FaustWorker:
     limits: MailboxLimits = field(default_factory=MailboxLimits)
     position: Callable[[Partition], Awaitable[int | None]] | None = None
     work: Callable[[Piece], Awaitable[None]] | None = None
+    identities: dict[str, str] = field(default_factory=dict)
     started_at: dict[Partition, int] = field(default_factory=dict)
     revocations: int = 0
     puts: list[Put] = field(default_factory=list)
@@ -82,7 +83,7 @@ class FaustWorker:
             fatal=self.fatal.append,
             limits=self.limits,
         )
-        install(self.app, _Hooks(self), self.fetch)
+        install(self.app, _Hooks(self), self.fetch, self.identities)
         topic = self.app.topic(self.topic, value_type=bytes, value_serializer="raw")
         self.app.agent(topic, name=f"receive-{self.name}")(self._receive)
 

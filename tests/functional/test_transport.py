@@ -117,6 +117,26 @@ def test_compressed_records_are_read(make: Callable[..., FaustWorker], codec: st
     run(scenario())
 
 
+def test_an_offset_that_was_committed_for_a_topic_of_the_same_name_does_not_count(
+    make: Callable[..., FaustWorker], unique_name: str
+) -> None:
+    async def from_kafka(partition: Partition) -> int | None:
+        return None
+
+    async def scenario() -> None:
+        before = make(position=from_kafka, identities={unique_name: "cluster/one"})
+        produce(before, 100)
+        async with before.running():
+            await until(lambda: before.store.total() == 100 * PARTITIONS)
+        for identity, start in (("one", 100), ("two", 0)):
+            after = make(position=from_kafka, identities={unique_name: f"cluster/{identity}"})
+            async with after.running():
+                await until(lambda after=after: len(after.started_at) == PARTITIONS)
+            assert set(after.started_at.values()) == {start}
+
+    run(scenario())
+
+
 def test_reading_starts_where_the_hook_says_and_not_at_the_committed_offset(
     make: Callable[..., FaustWorker],
 ) -> None:
