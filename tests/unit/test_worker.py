@@ -356,6 +356,22 @@ def test_a_batch_in_hand_for_too_long_is_a_stall_until_it_is_done():
     scenario(body)
 
 
+def test_a_partition_that_never_begins_to_flow_is_a_stall():
+    async def body() -> None:
+        one = Running()
+        for partition in (EVENTS, HOP):
+            await one.worker.position(partition)  # and the broker does not say where it begins
+        one.now += 61.0
+        assert sorted(one.worker.stalled(60)) == [EVENTS, HOP]
+        one.worker.started(HOP, 0, 1)
+        assert one.worker.stalled(60) == [EVENTS]
+        await one.worker.revoked(frozenset({EVENTS, HOP}))
+        assert one.worker.stalled(60) == []
+        await one.stop()
+
+    scenario(body)
+
+
 def test_ingest_waits_under_pressure_which_is_no_stall_and_goes_on_at_relief():
     async def body() -> None:
         one = Running()
