@@ -20,6 +20,7 @@ class Snapshot:
     """The store before a command, and who had loaded each partition last."""
 
     command: str
+    place: Place
     memory: MemoryStore
     owners: dict[Place, int]
 
@@ -41,7 +42,8 @@ class WatchedStore:
     def perform(self, call: Call) -> None:
         """A command reaches the store and has its effect."""
         if self._keep_snapshots:
-            self.snapshots.append(Snapshot(call.command, _copied(self.memory), dict(self._owners)))
+            now = Snapshot(call.command, call.place, _copied(self.memory), dict(self._owners))
+            self.snapshots.append(now)
         outcome = _run(getattr(self.memory, call.command)(call.argument))
         call.outcomes.append(outcome)
         self._watch(call, outcome)

@@ -21,7 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from tests.in_process import Place
 from tests.protocol_process import GRACE_S, Process
-from tests.protocol_world import Option, World
+from tests.protocol_world import World
 from tests.shop_events import customer, orders, random_orders, shop
 from tests.undisturbed_run import assert_undisturbed
 
@@ -96,6 +96,7 @@ class BatchProtocol(RuleBasedStateMachine):
             self.world.assign(place, self.world.processes[number % processes])
         self.send(seed, 12, 0)
         self.go_far(seed, steps)
+        self.last_steps = random.Random(seed)
 
     @property
     def w(self) -> World:
@@ -121,7 +122,7 @@ class BatchProtocol(RuleBasedStateMachine):
         new = random_orders(source, n, len(self.sent))
         for order in list(new):
             if self.sent and source.random() < 0.3:
-                again = dict(source.choice(self.sent))
+                again = dict(source.choice(source.choice([self.sent, self.sent[-6:]])))
                 again["placed_at"] = source.choice([order, again])["placed_at"]
                 if self.other_keys:
                     again["customer"] = source.choice([again["customer"], "dora"])
@@ -264,13 +265,11 @@ class BatchProtocol(RuleBasedStateMachine):
 
     # Models.
 
-    @rule()
-    def promote(self) -> None:
-        self.w.champion += 1
-
     @rule(number=numbers)
     @precondition(lambda self: self.w.living())
-    def notice_the_champion(self, number: int) -> None:
+    def promote(self, number: int) -> None:
+        """Another model; workers that start from now on have it, and one of the others hears of it."""
+        self.w.champion += 1
         self._one(number, self.w.living()).serving.number = self.w.champion
 
     # What must hold.
@@ -299,18 +298,14 @@ class BatchProtocol(RuleBasedStateMachine):
         for place in world.places():
             world.moving.pop(place, None)
             world.assign(place, last)
-        for step in range(STEPS_TO_THE_END):
+        for _ in range(STEPS_TO_THE_END):
             options = world.options()
             if not options:
                 break
-            world.do(_next(options, step), 5)
+            world.do(self.last_steps.choice(options), 5)
         else:
             raise AssertionError("the workers do not come to an end")
         assert all(last.reading[place].done in (None, world.end(place)) for place in world.places())
-
-
-def _next(options: list[Option], step: int) -> Option:
-    return options[step % len(options)]
 
 
 TALLY: dict[str, int] = {}
@@ -333,12 +328,35 @@ class BatchProtocolWithRollBacks(BatchProtocol):
     keep_snapshots = True
     other_keys = False
 
-    @rule(command=st.sampled_from(["load", "claim", "commit"]), back=st.integers(0, 6))
+    @rule(command=st.sampled_from(["load", "claim", "commit"]), back=st.sampled_from([0, 0, 0, 1, 2, 6]))
     @precondition(lambda self: self.w.store.snapshots)
     def roll_back(self, command: str, back: int) -> None:
         """To before one of the last commands of a kind, one after the other of which another roll-back may undo."""
         if earlier := self.w.store.earlier(command):
             self.w.store.roll_back(earlier[back % len(earlier)])
+
+    @rule(point=st.sampled_from(POINTS), topic=numbers, seed=seeds)
+    @precondition(lambda self: self.w.options())
+    def forget_a_claim(self, point: str, topic: int, seed: int) -> None:
+        """A worker is on its way with a batch; the store forgets that it claimed it."""
+        self.go_until(point, topic, seed)
+        place = self.focus[1] if self.focus else None
+        if earlier := [one for one in self.w.store.earlier("claim") if one.place == place]:
+            self.w.store.roll_back(earlier[0])
+
+    @rule(number=numbers, seed=seeds, n=st.integers(0, 8))
+    @precondition(lambda self: self._moves(orphans=False))
+    def replace_and_forget(self, number: int, seed: int, n: int) -> None:
+        """A worker takes a partition over and begins; then the store forgets that it did."""
+        place, process = self._one(number, self._moves(orphans=False))
+        self.w.assign(place, process)
+        for call in [call for call in self.w.calls if (call.process, call.place) == (process, place)]:
+            self.w.do(("answer", call))
+        if earlier := self.w.store.earlier("load"):
+            forgotten = earlier[0]
+            self.go_far(seed, n)
+            if forgotten in self.w.store.earlier("load"):
+                self.w.store.roll_back(forgotten)
 
 
 BatchProtocol.TestCase.settings = DEPTH
