@@ -49,7 +49,7 @@ def rebuild(pipeline: Pipeline, settings: Settings, told: Told, *, discard: bool
     client = AdminClient(config, logger=_quiet)
     patience_s = settings.session_timeout.total_seconds() + 5.0
     wait_until_alone(lambda: members(client, group), group, patience_s, told)
-    committed = committed_offsets(client, group, tuple(topics.hops.values()))
+    committed = committed_offsets(client, group, tuple(topics.hops.values()), identities)
 
     async def run() -> Rebuilt:
         store = RedisStore.connect(settings.redis_url, settings.repeat_ids_per_bucket)

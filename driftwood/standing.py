@@ -58,15 +58,23 @@ def _places(topic: Topic) -> list[tuple[str, int]]:
 
 
 def committed_offsets(
-    client: AdminClient, group: str, topics: tuple[Topic, ...]
+    client: AdminClient, group: str, topics: tuple[Topic, ...], identities: Mapping[str, str] | None = None
 ) -> dict[tuple[str, int], int]:
-    """What a group has committed, by topic and partition; nothing where it has not. Raises KafkaException."""
+    """What a group has committed, by topic and partition; nothing where it has not. Raises KafkaException.
+
+    With `identities` an offset that was committed for another topic of the same name does not count.
+    """
     wanted = [TopicPartition(*place) for topic in topics for place in _places(topic)]
     asked = client.list_consumer_group_offsets(
         [ConsumerGroupTopicPartitions(group, wanted)], request_timeout=ANSWER_WITHIN_S
     )
     found = asked[group].result().topic_partitions
-    return {(one.topic, one.partition): one.offset for one in found if one.offset >= 0}
+    known = identities or {}
+    return {
+        (one.topic, one.partition): one.offset
+        for one in found
+        if one.offset >= 0 and (one.metadata or "") in ("", known.get(one.topic, one.metadata or ""))
+    }
 
 
 def _offsets(client: AdminClient, topics: tuple[Topic, ...], spec: OffsetSpec) -> dict[tuple[str, int], int]:

@@ -102,7 +102,7 @@ def stored(redis_url: str, pipeline: str) -> Dump:
     )
     try:
         keys = [key for key in client.scan_iter(f"*{pipeline}*") if not key.endswith(OF_THE_WORKERS)]
-        return {key: _value(client, key) for key in keys}
+        return {key: _value(client, key) for key in keys if b":pressure:" not in key}
     finally:
         client.close()
 
