@@ -34,6 +34,8 @@ class Lost:
     state: Dump
     patch: pytest.MonkeyPatch
     captured: Any
+    address: str
+    done: list[tuple[str, int, int]]
 
     def rebuild(self, *more: str, code: int = 0) -> tuple[str, str]:
         """What the command wrote on stdout and stderr, when it ended with `code`."""
@@ -60,7 +62,7 @@ def lost(
     """Work without a broker, over a real Redis; its topics are then put on the broker, and Redis is left as it is."""
     made = payments_pipeline(tmp_path)
     road = worked(made, redis_url)
-    publish(road, embedded_broker)
+    done = publish(road, embedded_broker)
     settings = {
         "brokers": embedded_broker.address,
         "redis_url": redis_url,
@@ -74,7 +76,7 @@ def lost(
     client: Any = redis.Redis.from_url(redis_url)
     state = stored(redis_url, made.name)
     assert len(state) > 100
-    return Lost(made, arguments, client, redis_url, state, monkeypatch, capfd)
+    return Lost(made, arguments, client, redis_url, state, monkeypatch, capfd, embedded_broker.address, done)
 
 
 def worked(made: Payments, redis_url: str) -> Road:
@@ -90,7 +92,8 @@ def worked(made: Payments, redis_url: str) -> Road:
     return asyncio.run(work())
 
 
-def publish(road: Road, broker: EmbeddedBroker) -> None:
+def publish(road: Road, broker: EmbeddedBroker) -> list[tuple[str, int, int]]:
+    """The topics as they stand, and what was done of them committed."""
     producer = Producer({"bootstrap.servers": broker.address})
     for topic in road.topics:
         broker.create_topic(topic.name, topic.partitions)
@@ -98,13 +101,16 @@ def publish(road: Road, broker: EmbeddedBroker) -> None:
             for record in road.log.records[topic.name, number]:
                 producer.produce(topic.name, record.value, record.key, number, headers=list(record.headers))
     assert producer.flush(30.0) == 0
-    done = [
-        TopicPartition(*place, offset)
-        for place, offset in road.read.items()
-        if place[0] != road.topics.events.name
-    ]
-    consumer = Consumer({"bootstrap.servers": broker.address, "group.id": f"{road.pipeline.name}.predict"})
-    consumer.commit(offsets=done, asynchronous=False)
+    done = [(*place, offset) for place, offset in road.read.items() if place[0] != road.topics.events.name]
+    commit(broker.address, road.pipeline.name, done)
+    return done
+
+
+def commit(address: str, pipeline: str, done: list[tuple[str, int, int]], identity: str = "") -> None:
+    """Commit offsets as workers do, with the identity of the topic beside them."""
+    consumer = Consumer({"bootstrap.servers": address, "group.id": f"{pipeline}.predict"})
+    offsets = [TopicPartition(*one, metadata=identity) for one in done]
+    consumer.commit(offsets=offsets, asynchronous=False)
     consumer.close()
 
 
@@ -152,6 +158,14 @@ def test_an_interrupted_rebuild_goes_on_where_it_stopped(lost: Lost) -> None:
     assert done["resumed"] and sum(stage["records"] for stage in done["stages"]) == 0
     assert lost.redis.hget(key, "identity").decode() == identity
     assert lost.now() == lost.state
+
+
+def test_an_offset_that_was_committed_for_another_topic_of_that_name_proves_nothing(lost: Lost) -> None:
+    lost.redis.flushall()
+    commit(lost.address, lost.payments.name, lost.done, identity="another/topic")
+    card, terminal = json.loads(lost.rebuild("--json")[0])["stages"]
+    assert card["records"] == 0 and card["to_answer"] > 0
+    assert terminal["records"] + terminal["to_answer"] > 0
 
 
 def test_redis_that_is_away_is_said(lost: Lost) -> None:
