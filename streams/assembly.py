@@ -98,6 +98,7 @@ def entity_batches(pipeline: Pipeline, settings: Settings, number: int) -> Entit
         repeat_horizon_us=int(settings.repeat_horizon.total_seconds() * 1_000_000),
         capacity=hot_entities(pipeline, settings),
         expire_s=plan.longest_us // 1_000_000 + int(settings.events_retention.total_seconds()),
+        most_rows=settings.batch_max_records,
     )
 
 

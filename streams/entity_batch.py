@@ -96,7 +96,9 @@ class EntityBatches:
     """The steps of the stage of `plan`'s entity.
 
     `first` stages drop repeated event ids within `repeat_horizon_us` of event time. `capacity` is the number of
-    entities kept in memory for a partition; `expire_s` the leak guard on their keys in the store.
+    entities kept in memory for a partition; `expire_s` the leak guard on their keys in the store. A batch has `most_rows`
+    rows, or one record: a record of a hop topic holds many, and all of a batch are one call that nobody interrupts in
+    the store (20 µs a row, and every other partition waits).
     """
 
     plan: EntityPlan
@@ -106,6 +108,7 @@ class EntityBatches:
     repeat_horizon_us: int
     capacity: int
     expire_s: int
+    most_rows: int
 
     def remember(self, partition: PartitionId, loaded: Loaded) -> Memory:
         """A partition's memory as it begins. Raises `PositionError` when the state belongs to another topic."""
@@ -130,7 +133,9 @@ class EntityBatches:
 
         None: they do not fit beside those of the batches in flight, which have to be finished first.
         """
-        taken = take(memory.partition.partition, records, memory.taken, memory.seen, self.codec)
+        taken = take(
+            memory.partition.partition, records, memory.taken, memory.seen, self.codec, self.most_rows
+        )
         keys = self._keys(taken)
         if memory.state.fits(keys):
             return self._work(memory, taken, keys)
@@ -147,7 +152,9 @@ class EntityBatches:
         if claim.pinned_last >= work.taken.last:
             return work
         records = [record for record in records if record.offset <= claim.pinned_last]
-        taken = take(memory.partition.partition, records, memory.taken, memory.seen, self.codec)
+        taken = take(
+            memory.partition.partition, records, memory.taken, memory.seen, self.codec, self.most_rows
+        )
         return self._work(memory, taken, self._keys(taken))
 
     def claim(self, memory: Memory, work: Work, versions: str) -> Claim:

@@ -165,11 +165,12 @@ class Settings(BaseSettings):
 
     # ---- batches
     batch_max_records: int = setting(
-        4000,
+        2000,
         "Batches",
-        "Records of a partition worked on as one batch. In a hop topic one record holds the rows of a whole batch.",
-        "Less work per event under load; longer batches, so higher latency, and more repeated after a crash.",
-        unit="records",
+        "Events of a partition worked on as one batch (at least one record: one of a hop topic holds many events).",
+        "Less work per event under load, by little above 2000; longer batches, so higher latency, more repeated after a "
+        "crash, and longer waits for others in Redis.",
+        unit="events",
         ge=1,
         le=1_000_000,
     )

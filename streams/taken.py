@@ -48,9 +48,14 @@ class Taken:
 
 
 def take(
-    partition: int, records: Sequence[Record], applied: int, seen: Mapping[str, Position], codec: FrameCodec
+    partition: int,
+    records: Sequence[Record],
+    applied: int,
+    seen: Mapping[str, Position],
+    codec: FrameCodec,
+    most_rows: int,
 ) -> Taken:
-    """Open the records above `applied` and keep the rows above `seen`.
+    """Open the records above `applied` and keep the rows above `seen`; `most_rows` of them, but at least one record's.
 
     Raises `OtherVersionError` for a frame of another pipeline version: it cannot be read, and must not be skipped.
     """
@@ -61,12 +66,17 @@ def take(
     places: list[tuple[int, int, int]] = []  # record, first new row, rows
     dead: list[DeadLetter] = []
     copies = 0
-    for record in fresh:
+    rows = 0
+    for count, record in enumerate(fresh):
         opened = _open(partition, record, codec, dead)
         if opened is None:
             continue
         upstream, frame = opened
         start = positions_after(frame, upstreams.get(upstream, BEFORE_ALL))
+        rows += len(frame) - start
+        if rows > most_rows and frames:
+            fresh = fresh[:count]
+            break
         copies += start
         if start < len(frame):
             if upstream not in upstreams:

@@ -34,8 +34,10 @@ def record(
     return LogRecord(offset, 0, b"key", value, headers)
 
 
-def taken(records: list[LogRecord], applied: int = -1, seen: dict[str, Position] | None = None) -> Taken:
-    return take(0, records, applied, seen or {}, CODEC)
+def taken(
+    records: list[LogRecord], applied: int = -1, seen: dict[str, Position] | None = None, most_rows: int = 100
+) -> Taken:
+    return take(0, records, applied, seen or {}, CODEC, most_rows)
 
 
 def ids(found: Taken) -> list[str]:
@@ -60,6 +62,19 @@ def test_rows_seen_before_are_dropped_and_counted_however_they_are_cut_now():
     assert found.copies == 4
     assert found.seen == {UP: Position(6, 0)}
     assert seen == {UP: Position(5, 1)}  # what the caller knows changes with the commit only
+
+
+def test_a_batch_ends_before_the_record_with_which_its_new_rows_would_be_too_many():
+    records = [record(at, [(at, row) for row in range(3)]) for at in range(4, 8)]
+    found = taken(records, seen={UP: Position(4, 1)}, most_rows=5)
+    assert (ids(found), found.first, found.last) == (["0:4.2", "0:5.0", "0:5.1", "0:5.2"], 4, 5)
+    assert (found.copies, found.seen[UP]) == (2, Position(5, 2))
+
+
+def test_a_record_of_more_rows_than_a_batch_may_have_is_a_batch_of_its_own():
+    records = [record(at, [(at, row) for row in range(3)]) for at in range(4, 6)]
+    found = taken(records, most_rows=2)
+    assert (ids(found), found.last) == (["0:4.0", "0:4.1", "0:4.2"], 4)
 
 
 def test_a_row_has_the_record_and_row_in_this_topic_as_its_position_for_the_next_stage():
