@@ -42,7 +42,7 @@ $(DEVELOPMENT): .venv/.stamp-uv-$(UV_VERSION) pyproject.toml uv.lock
 	@touch $@ $(RUNTIME)
 
 # ---- what one runs --------------------------------------------------------------------------------------------------
-.PHONY: help demo test check format-check lint types imports quick doctests functional integration kafka clean
+.PHONY: help demo test check format-check lint types imports quick proof doctests functional integration kafka clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -68,6 +68,9 @@ imports: $(DEVELOPMENT)
 
 quick: $(DEVELOPMENT) ## unit and property tests alone
 	$(RUN) pytest -n $(WORKERS) tests/unit tests/property
+
+proof: $(DEVELOPMENT) ## a long look at the batch protocol: crashes, zombies and roll-backs between any two steps
+	$(RUN) pytest -s --timeout=0 --hypothesis-profile=thorough tests/property/test_batch_protocol.py
 
 doctests: $(DEVELOPMENT) ## the examples in the packages, the README and docs/
 	@# The Feast repository is a form that only stands on its own once it is written for a pipeline.
