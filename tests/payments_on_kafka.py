@@ -7,7 +7,7 @@ what every prediction, every entity's state and every Feast row must be (`tests/
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,10 +142,18 @@ def assert_nothing_lost_or_double(place: Place, events: Sequence[dict[str, Any]]
     """Every event has one answer, and answers, state and Feast rows are what the order of the hop topics gives."""
     run = read_run(place.address, place.payments.pipeline, place.payments.topics(PARTITIONS))
     expected = undisturbed(run, place.models)
-    assert run.answers() == expected.answers()
+    _assert_equal(run.answers(), expected.answers())
     assert set(expected.predictions()) == {event["payment_id"] for event in events}
     assert not run.log.topic(run.topics.dead_letters.name)
     redis_url = place.settings["redis_url"]
     left = stored(redis_url, place.payments.name)
-    assert left == undisturbed_state(run, place.models, redis_url.removesuffix("0") + "9")
+    _assert_equal(left, undisturbed_state(run, place.models, redis_url.removesuffix("0") + "9"))
     return run
+
+
+def _assert_equal(found: Mapping[Any, object], expected: Mapping[Any, object]) -> None:
+    """As `==`, but a failure shows the first of what differs, and not thousands of lines."""
+    assert found.keys() == expected.keys(), sorted(found.keys() ^ expected.keys())[:5]
+    different = [name for name, value in expected.items() if found[name] != value]
+    shown = different[0] if different else None
+    assert not different, f"{len(different)} differ, such as {shown}: {found[shown]} for {expected[shown]}"
