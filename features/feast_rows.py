@@ -1,6 +1,6 @@
 """The rows of a Feast feature view as Feast's Redis online store keeps them, made without Feast.
 
-Importing Feast takes 3 s and its writer about 100 µs a row; this makes a row of 20 features in about 1 µs. The layout is
+Importing Feast takes 3 s and its writer about 100 µs a row; this makes a row of 20 features in half a microsecond. The layout is
 that of Feast 0.67 (feast/infra/online_stores/redis.py and helpers.py, entity keys of version 3), and
 tests/functional/test_feast_reads_back.py reads with Feast what stands here:
 
@@ -14,26 +14,32 @@ empty ValueProto, which Feast reads as None.
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import Final
 
 import mmh3
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from features.compiled import compiled
 from features.plan import Aggregate, EntityPlan, Floats, Ints, Output
 
 Bytes = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
 
-STRING = 2  # feast.protos ... ValueType.STRING
-SHORT_TEXT = 0xA0  # MessagePack: this plus the length (at most 31) begins a text
-INT64_TAG, DOUBLE_TAG = 0x20, 0x29  # ValueProto.int64_val = 4 (varint), ValueProto.double_val = 5 (8 bytes)
-SECONDS_TAG, NANOS_TAG = 0x08, 0x10  # Timestamp.seconds = 1, Timestamp.nanos = 2 (varints)
-VARINT = 10  # bytes of the longest varint: 64 bits, 7 in each
-SHIFTS = np.arange(0, 7 * VARINT, 7, dtype=np.uint64)
-LARGEST_INT = float(2**63 - 1024)  # the largest double below 2^63
+STRING: Final = 2  # feast.protos ... ValueType.STRING
+NAME: Final = 5  # bytes of a hash field's name as a MessagePack text
+SHORT_TEXT: Final = 0xA0  # MessagePack: this plus the length (at most 31) begins a text
+INT64_TAG: Final = 0x20
+DOUBLE_TAG: Final = 0x29  # ValueProto.int64_val = 4 (varint), ValueProto.double_val = 5 (8 bytes)
+SECONDS_TAG: Final = 0x08
+NANOS_TAG: Final = 0x10  # Timestamp.seconds = 1, Timestamp.nanos = 2 (varints)
+VARINT: Final = 10  # bytes of the longest varint: 64 bits, 7 in each
+LARGEST_INT: Final = float(2**63 - 1024)  # the largest double below 2^63
 
 _length = struct.Struct("<I").pack
 
@@ -63,74 +69,30 @@ class FeastRows:
             (_length(1), _length(STRING), _length(len(entity)), entity, _length(STRING))
         )
         self._key_tail = project.encode()
-        integer = np.array([is_integer(output) for output in plan.outputs], np.bool_)
-        self._doubles, self._integers = np.flatnonzero(~integer), np.flatnonzero(integer)
-        names = [_field(view, output.name) for output in plan.outputs]
-        self._double_names = _table(names, self._doubles)
-        self._integer_names = _table(names, self._integers)
-        fields = 2 * (len(plan.outputs) + 1)
+        self._integers = np.array([is_integer(output) for output in plan.outputs], np.bool_)
+        names = b"".join(_field(view, output.name) for output in plan.outputs)
+        self._names = np.frombuffer(bytearray(names), np.uint8).reshape(-1, NAME)
         # Each row is a MessagePack array of texts (features/redis_scripts/commit.lua takes it apart): an array of 2 bytes
         # of length, then field, value, field, value, ...
-        self._head = np.frombuffer(b"\xdc" + fields.to_bytes(2, "big"), np.uint8)
-        self._time_field = np.frombuffer(msgspec.msgpack.encode(f"_ts:{view}"), np.uint8)
+        fields = 2 * (len(plan.outputs) + 1)
+        self._head = np.frombuffer(bytearray(b"\xdc" + fields.to_bytes(2, "big")), np.uint8)
+        self._time_field = np.frombuffer(bytearray(msgspec.msgpack.encode(f"_ts:{view}")), np.uint8)
 
     def rows(self, keys: Sequence[str], features: Floats, times_us: Ints) -> list[tuple[bytes, bytes]]:
         """The (Redis key, packed row) of each entity, for `Commit.feature_rows`.
 
         `features` is float64[len(keys), outputs], NaN for missing; `times_us` the event times of the rows.
         """
-        if not len(keys):
-            return []
-        parts = [
-            self._constant(self._head, len(keys)),
-            self._double_cells(features[:, self._doubles]),
-            self._integer_cells(features[:, self._integers]),
-            self._constant(self._time_field, len(keys)),
-            *_timestamps(times_us),
-        ]
-        cells = np.concatenate([cell for cell, _ in parts], axis=1)
-        used = np.concatenate([mask for _, mask in parts], axis=1)
-        packed = cells[used].tobytes()
-        ends = np.cumsum(used.sum(axis=1)).tolist()
-        starts = [0, *ends[:-1]]
-        values = [packed[start:end] for start, end in zip(starts, ends, strict=True)]
+        ends = np.zeros(len(keys) + 1, np.int64)
+        cells = (self._head, self._names, self._integers, self._time_field)
+        blob = _pack(*cells, np.ascontiguousarray(features), np.ascontiguousarray(times_us), ends)
+        packed = blob.tobytes()
+        values = [packed[start:end] for start, end in pairwise(ends.tolist())]
         return list(zip(self._keys(keys), values, strict=True))
 
     def _keys(self, keys: Sequence[str]) -> list[bytes]:
         head, tail = self._key_head, self._key_tail
         return [b"".join((head, _length(len(key)), key, tail)) for key in map(str.encode, keys)]
-
-    @staticmethod
-    def _constant(part: Bytes, rows: int) -> tuple[Bytes, Mask]:
-        return np.broadcast_to(part, (rows, len(part))), np.ones((rows, len(part)), np.bool_)
-
-    def _double_cells(self, values: Floats) -> tuple[Bytes, Mask]:
-        """Name, length, tag, 8 bytes of each; of a missing one the name and the length 0."""
-        rows, columns = values.shape
-        cells = np.empty((rows, columns, 15), np.uint8)
-        used = np.ones((rows, columns, 15), np.bool_)
-        present = ~np.isnan(values)
-        cells[:, :, :5] = self._double_names
-        cells[:, :, 5] = SHORT_TEXT + 9 * present
-        cells[:, :, 6] = DOUBLE_TAG
-        cells[:, :, 7:] = values.astype("<f8", order="C").view(np.uint8).reshape(rows, columns, 8)
-        used[:, :, 6:] = present[:, :, None]
-        return cells.reshape(rows, -1), used.reshape(rows, -1)
-
-    def _integer_cells(self, values: Floats) -> tuple[Bytes, Mask]:
-        """Name, length, tag, varint of each; of a missing one the name and the length 0."""
-        rows, columns = values.shape
-        cells = np.empty((rows, columns, 7 + VARINT), np.uint8)
-        used = np.ones((rows, columns, 7 + VARINT), np.bool_)
-        present = ~np.isnan(values)
-        whole = np.rint(np.clip(np.where(present, values, 0.0), -LARGEST_INT, LARGEST_INT)).astype(np.int64)
-        cells[:, :, 7:], varint_used = _varints(whole)
-        used[:, :, 7:] = varint_used & present[:, :, None]
-        used[:, :, 6] = present
-        cells[:, :, :5] = self._integer_names
-        cells[:, :, 5] = SHORT_TEXT + used[:, :, 6:].sum(axis=2)
-        cells[:, :, 6] = INT64_TAG
-        return cells.reshape(rows, -1), used.reshape(rows, -1)
 
 
 def _field(view: str, feature: str) -> bytes:
@@ -138,32 +100,85 @@ def _field(view: str, feature: str) -> bytes:
     return bytes([SHORT_TEXT + 4]) + mmh3.hash(f"{view}:{feature}", signed=False).to_bytes(4, "little")
 
 
-def _table(names: Sequence[bytes], chosen: Ints) -> Bytes:
-    return np.frombuffer(b"".join(names[index] for index in chosen), np.uint8).reshape(len(chosen), 5)
+@compiled
+def _pack(
+    head: Bytes,
+    names: Bytes,
+    integers: Mask,
+    time_field: Bytes,
+    features: Floats,
+    times_us: Ints,
+    ends: Ints,
+) -> Bytes:
+    """All rows, one after another; `ends` (int64[rows + 1], zeros) becomes their bounds."""
+    rows, outputs = features.shape
+    most = len(head) + outputs * (NAME + 2 + VARINT) + len(time_field) + 1 + 2 * (1 + VARINT)
+    blob = np.empty(rows * most, np.uint8)
+    at = 0
+    for row in range(rows):
+        at = _copy(blob, at, head)
+        for output in range(outputs):
+            at = _copy(blob, at, names[output])
+            value = features[row, output]
+            if math.isnan(value):
+                blob[at] = SHORT_TEXT
+                at += 1
+            elif integers[output]:
+                at = _integer(blob, at, value)
+            else:
+                at = _double(blob, at, value)
+        at = _copy(blob, at, time_field)
+        at = _timestamp(blob, at, times_us[row])
+        ends[row + 1] = at
+    return blob[:at]
 
 
-def _varints(values: Ints) -> tuple[Bytes, Mask]:
-    """Each value in base 128, least digit first (protobuf.dev/programming-guides/encoding), and which bytes count."""
-    rest = values.astype(np.uint64)[..., None] >> SHIFTS
-    more = np.zeros(rest.shape, np.bool_)
-    more[..., :-1] = rest[..., 1:] != 0
-    used = np.ones(rest.shape, np.bool_)
-    used[..., 1:] = more[..., :-1]
-    digits: Bytes = (rest & np.uint64(0x7F)).astype(np.uint8)
-    digits[more] |= 0x80
-    return digits, used
+@compiled
+def _copy(blob: Bytes, at: int, part: Bytes) -> int:
+    for byte in range(len(part)):
+        blob[at + byte] = part[byte]
+    return at + len(part)
 
 
-def _timestamps(times_us: Ints) -> list[tuple[Bytes, Mask]]:
+@compiled
+def _integer(blob: Bytes, at: int, value: float) -> int:
+    whole = int(np.rint(min(max(value, -LARGEST_INT), LARGEST_INT)))
+    end = _tagged(blob, at + 1, INT64_TAG, whole)
+    blob[at] = SHORT_TEXT + end - at - 1
+    return end
+
+
+@compiled
+def _double(blob: Bytes, at: int, value: float) -> int:
+    blob[at], blob[at + 1] = SHORT_TEXT + 9, DOUBLE_TAG
+    bits = np.float64(value).view(np.uint64)
+    for byte in range(8):
+        blob[at + 2 + byte] = (bits >> np.uint64(8 * byte)) & np.uint64(0xFF)
+    return at + 10
+
+
+@compiled
+def _timestamp(blob: Bytes, at: int, time_us: int) -> int:
     """Length, then seconds and nanoseconds, of which protobuf leaves out a zero."""
-    seconds, micros = np.divmod(times_us, 1_000_000)
-    parts = [_tagged(SECONDS_TAG, seconds), _tagged(NANOS_TAG, micros * 1_000)]
-    length = np.concatenate([used for _, used in parts], axis=1).sum(axis=1, keepdims=True)
-    return [((SHORT_TEXT + length).astype(np.uint8), np.ones(length.shape, np.bool_)), *parts]
+    seconds, end = time_us // 1_000_000, at + 1
+    nanos = (time_us - seconds * 1_000_000) * 1_000
+    if seconds != 0:
+        end = _tagged(blob, end, SECONDS_TAG, seconds)
+    if nanos != 0:
+        end = _tagged(blob, end, NANOS_TAG, nanos)
+    blob[at] = SHORT_TEXT + end - at - 1
+    return end
 
 
-def _tagged(tag: int, values: Ints) -> tuple[Bytes, Mask]:
-    digits, used = _varints(values)
-    tags = np.full((len(values), 1), tag, np.uint8)
-    used &= (values != 0)[:, None]
-    return np.concatenate([tags, digits], axis=1), np.concatenate([used[:, :1], used], axis=1)
+@compiled
+def _tagged(blob: Bytes, at: int, tag: int, value: int) -> int:
+    """A tag, and a value in base 128, least digit first (protobuf.dev/programming-guides/encoding)."""
+    blob[at] = tag
+    rest = np.uint64(value)
+    at += 1
+    while rest >= np.uint64(0x80):
+        blob[at] = (rest & np.uint64(0x7F)) | np.uint64(0x80)
+        rest >>= np.uint64(7)
+        at += 1
+    blob[at] = rest
+    return at + 1

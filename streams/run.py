@@ -19,6 +19,7 @@ import uvloop
 from prometheus_client import CollectorRegistry
 
 from features.errors import OperatorError
+from features.feast_rows import FeastRows
 from features.packing import STORED_HEADER
 from features.redis_agreement import RedisAgreement
 from features.redis_pressure import RedisPressure
@@ -200,12 +201,14 @@ class _WorkerProcess:
 
 
 def warm_up(pipeline: Pipeline) -> None:
-    """Load the compiled kernel before the first batch waits for it: compiling takes seconds, on its first start ever."""
+    """Load the compiled code before the first batch waits for it: compiling takes seconds, on its first start ever."""
     for plan in pipeline.feature_set.entities:
         state = EntityState(plan, 1)
         state.load({"": EMPTY_STATE})
         nothing = np.full((1, len(plan.inputs)), np.nan)
-        state.update_batch([""], np.zeros(1, np.int64), nothing, np.zeros((1, len(plan.hashed)), np.uint64))
+        times_us = np.zeros(1, np.int64)
+        batch = state.update_batch([""], times_us, nothing, np.zeros((1, len(plan.hashed)), np.uint64))
+        FeastRows("", "", plan).rows([""], batch.features, times_us)
 
 
 def calm_collector() -> None:
