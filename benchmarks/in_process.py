@@ -100,6 +100,11 @@ class Road:
             assert not isinstance(applied, Refused), "nobody else is here"
             records = [record for record in records if record.offset > applied]
 
+    def loaded(self) -> int:
+        """How many entities were taken into memory so far, from the store or as new."""
+        states = [memory.state for memory in self.memories.values()]
+        return sum(state.entities + state.evictions for state in states)
+
     def steps_s(self) -> Steps:
         """CPU seconds so far, by stage and step."""
         found: Steps = defaultdict(dict)

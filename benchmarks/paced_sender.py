@@ -37,9 +37,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--cards", type=int, default=20_000)
     parser.add_argument("--terminals", type=int, default=2_000)
+    parser.add_argument("--first", type=int, default=0, help="number of the first payment")
     asked = parser.parse_args()
     count = round(asked.rate * asked.seconds)
-    made = records(payments(count, cards=asked.cards, terminals=asked.terminals))
+    made = records(payments(count, cards=asked.cards, terminals=asked.terminals, first=asked.first))
     topic = topics_of(CARDS, Settings(partitions=asked.partitions)).events.name
     producer = Producer({"bootstrap.servers": asked.brokers, "linger.ms": 0, "acks": "1"})
     producer.list_topics(topic)  # connects, so that the first event does not

@@ -65,7 +65,7 @@ class LogEnds:
     """How many records a topic has had, as cheaply as a broker can be asked."""
 
     def __init__(self, brokers: str, topic: Topic) -> None:
-        self._client = AdminClient({"bootstrap.servers": brokers})
+        self._client = AdminClient({"bootstrap.servers": brokers, "log_level": 0})
         latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]  # the library leaves it without types
         self._asked = {TopicPartition(topic.name, number): latest for number in range(topic.partitions)}
 
