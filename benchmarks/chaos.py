@@ -206,12 +206,12 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--events", type=int, default=1_000_000)
-    parser.add_argument("--rate", type=float, default=2_000.0, help="events a second that are sent (2000)")
-    parser.add_argument("--seed", type=int, default=20130401, help="of the events and of the moments")
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--partitions", type=int, default=4)
+    parser.add_argument("--kills", type=int, default=50, help="SIGKILLs at random moments (%(default)s)")
+    parser.add_argument("--events", type=int, default=1_000_000, help="events that are sent (%(default)s)")
+    parser.add_argument("--rate", type=float, default=2_000.0, help="of them a second (%(default)s)")
+    parser.add_argument("--seed", type=int, default=20130401, help="of events and moments (%(default)s)")
+    parser.add_argument("--workers", type=int, default=2, help="under the supervisor (%(default)s)")
+    parser.add_argument("--partitions", type=int, default=4, help="of each topic (%(default)s)")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
     asked = vars(parser.parse_args())
     as_json = asked.pop("json")

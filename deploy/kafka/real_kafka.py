@@ -64,7 +64,7 @@ class RealKafka:
         missing = what_is_missing()
         if missing is not None:
             raise OperatorError(missing)
-        subprocess.run([HERE / "fetch"], check=True)
+        subprocess.run([HERE / "fetch"], check=True, stdout=2)  # stdout is the caller's, for its result
         data_dir.mkdir(parents=True, exist_ok=True)
         self.port, controller_port, self.second_port = _ports(data_dir, port)
         properties = dict(extra_properties or {})
