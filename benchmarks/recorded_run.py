@@ -218,7 +218,7 @@ class _Check:
         said = np.array([features[names[at]] for at in known], np.float64)  # None becomes NaN
         self.verdict.double += _differing(said, self._windows[number, known])
         [part] = served.parts.values()
-        self.verdict.scores_differing += served.score != self._scores[part["version"]][number]
+        self.verdict.scores_differing += int(served.score != self._scores[part["version"]][number])
 
     def _number(self, message: Message) -> int:
         headers: Any = message.headers()
