@@ -12,7 +12,6 @@ from collections import defaultdict, deque
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
-from weakref import WeakSet
 
 from features.store import Claim, Claimed, Commit, Committed, Loaded, PartitionId, Refused
 from streams.batch import FetchedBatch
@@ -85,7 +84,7 @@ OWNER: contextvars.ContextVar[Process] = contextvars.ContextVar("the process tha
 def owned_task(loop: asyncio.AbstractEventLoop, coroutine: Any, **more: Any) -> asyncio.Task[Any]:
     """A task of the process in whose tasks it is made."""
     task = asyncio.Task(coroutine, loop=loop, **more)
-    OWNER.get().tasks.add(task)
+    OWNER.get().tasks.append(task)
     return task
 
 
@@ -102,7 +101,7 @@ class Process:
         self.deliveries: list[Delivery] = []
         self.coming: dict[Place, asyncio.Task[None]] = {}
         self.leaving: dict[Place, asyncio.Task[None]] = {}
-        self.tasks: WeakSet[asyncio.Task[Any]] = WeakSet()
+        self.tasks: list[asyncio.Task[Any]] = []
         self._seek = 0
         self._context = contextvars.copy_context()
         self._context.run(OWNER.set, self)

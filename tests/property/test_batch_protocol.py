@@ -10,10 +10,20 @@ is left must be what an undisturbed worker makes of the same hop topics (`tests.
 
 from __future__ import annotations
 
-from hypothesis import HealthCheck, settings
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule, run_state_machine_as_test
 
+from features.memory_store import MemoryStore
+from features.reserved_ids import ReservedIds
+from features.store import Claim, Claimed, Commit, Committed, Loaded, PartitionId, Refused
+from streams import taken
+from streams.entity_batch import EntityBatches, Memory
 from tests.protocol_machine import POINTS, TALLY, BatchProtocol, numbers, seeds
 
 
@@ -72,3 +82,84 @@ def test_workers_stopped_killed_replaced_and_woken_between_any_two_steps_leave_w
 
 def test_a_store_rolled_back_to_any_moment_loses_nothing_and_counts_nothing_twice():
     run(BatchProtocolWithRollBacks)
+
+
+# Does the proof prove anything? Each of these breaks one rule, and has to be found.
+
+Break = Callable[[pytest.MonkeyPatch], None]
+
+
+def a_load_that_leaves_the_epoch_as_it_is(patch: pytest.MonkeyPatch) -> None:
+    load = MemoryStore.load
+
+    async def broken(self: MemoryStore, partition: PartitionId) -> Loaded:
+        epoch = self._partition(partition).epoch
+        loaded = await load(self, partition)
+        self._partition(partition).epoch = epoch or loaded.epoch
+        return replace(loaded, epoch=epoch or loaded.epoch)
+
+    patch.setattr(MemoryStore, "load", broken)
+
+
+def a_claim_that_is_answered_with_the_versions_in_force(patch: pytest.MonkeyPatch) -> None:
+    claim = MemoryStore.claim
+
+    async def broken(self: MemoryStore, asked: Claim) -> Claimed | Refused:
+        answer = await claim(self, asked)
+        return answer if isinstance(answer, Refused) else replace(answer, versions=asked.versions)
+
+    patch.setattr(MemoryStore, "claim", broken)
+
+
+def a_commit_of_another_epoch(patch: pytest.MonkeyPatch) -> None:
+    commit = MemoryStore.commit
+
+    async def broken(self: MemoryStore, asked: Commit) -> Committed | Refused:
+        return await commit(self, replace(asked, epoch=self._partition(asked.partition).epoch))
+
+    patch.setattr(MemoryStore, "commit", broken)
+
+
+def copies_that_are_not_dropped(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(taken, "positions_after", lambda frame, seen: 0)
+
+
+def positions_of_a_batch_in_flight_that_the_next_does_not_know(patch: pytest.MonkeyPatch) -> None:
+    begun = EntityBatches.begun
+
+    def broken(self: EntityBatches, memory: Memory, commit: Commit) -> None:
+        begun(self, memory, replace(commit, seen=memory.seen))
+
+    patch.setattr(EntityBatches, "begun", broken)
+
+
+def ids_that_are_not_reserved(patch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> tuple[list[int], int]:
+        return [], 0
+
+    patch.setattr(ReservedIds, "reserve", broken)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        a_load_that_leaves_the_epoch_as_it_is,
+        a_claim_that_is_answered_with_the_versions_in_force,
+        a_commit_of_another_epoch,
+        copies_that_are_not_dropped,
+        positions_of_a_batch_in_flight_that_the_next_does_not_know,
+        ids_that_are_not_reserved,
+    ],
+)
+def test_a_protocol_that_is_broken_is_found(broken: Break, monkeypatch: pytest.MonkeyPatch):
+    broken(monkeypatch)
+    until_found = settings(
+        max_examples=1_000,
+        stateful_step_count=60,
+        suppress_health_check=list(HealthCheck),
+        phases=(Phase.generate,),
+        report_multiple_bugs=False,
+        database=None,
+    )
+    with pytest.raises(AssertionError):
+        run_state_machine_as_test(BatchProtocol, settings=until_found)
