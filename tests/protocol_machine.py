@@ -16,13 +16,14 @@ from hypothesis.stateful import (
     rule,
 )
 
+from models.pipeline import Pipeline
 from tests.in_process import Place
 from tests.protocol_process import GRACE_S, Process
 from tests.protocol_world import World
 from tests.shop_events import customer, orders, random_orders, shop
 from tests.undisturbed_run import assert_undisturbed
 
-ORDERS = orders(
+TWO_ENTITIES = orders(
     [
         "amount",
         customer.count("1h", "7d"),
@@ -32,6 +33,7 @@ ORDERS = orders(
     ],
     fallback=0.1,
 )
+NO_WINDOWS = orders(["amount"], fallback=0.1)  # one stage, which drops repeated ids and scores
 STEPS = (
     "load",
     "load done",
@@ -74,14 +76,17 @@ class BatchProtocol(RuleBasedStateMachine):
         self.focus: tuple[Any, ...] = ()
 
     @initialize(
+        pipeline=st.sampled_from([TWO_ENTITIES, TWO_ENTITIES, NO_WINDOWS]),
         partitions=st.integers(1, 2),
         capacity=st.integers(3, 8),
         processes=st.integers(1, 2),
         seed=seeds,
         steps=st.integers(0, 150),
     )
-    def begin(self, partitions: int, capacity: int, processes: int, seed: int, steps: int) -> None:
-        self.world = World(ORDERS, partitions, capacity, keep_snapshots=self.keep_snapshots)
+    def begin(
+        self, pipeline: Pipeline, partitions: int, capacity: int, processes: int, seed: int, steps: int
+    ) -> None:
+        self.world = World(pipeline, partitions, capacity, keep_snapshots=self.keep_snapshots)
         for _ in range(processes):
             self.world.start()
         for number, place in enumerate(self.world.places()):
