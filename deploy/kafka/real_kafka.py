@@ -157,10 +157,11 @@ def _ports(data_dir: Path, wanted: int | None) -> tuple[int, int, int]:
     """Broker's, controller's and second listener's port, the same at every start on one folder: clients come back to
     the address they know."""
     kept = data_dir / "ports.json"
-    port, *others = json.loads(kept.read_text()) if kept.exists() else [free_port() for _ in range(3)]
+    ports = json.loads(kept.read_text()) if kept.exists() else [free_port() for _ in range(3)]
+    port, controller_port, second_port = ports
     port = port if wanted is None else wanted
-    kept.write_text(json.dumps([port, *others]))
-    return port, others[0], others[1]
+    kept.write_text(json.dumps([port, controller_port, second_port]))
+    return port, controller_port, second_port
 
 
 def _two_listeners(port: int, controller_port: int, second_port: int, proxy_port: int) -> dict[str, str]:
