@@ -7,6 +7,7 @@ import random
 from collections import Counter
 from typing import Any
 
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -17,6 +18,7 @@ from hypothesis.stateful import (
 )
 
 from models.pipeline import Pipeline
+from streams import frames
 from tests.in_process import Place
 from tests.protocol_process import GRACE_S, Process
 from tests.protocol_world import World
@@ -72,6 +74,7 @@ class BatchProtocol(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.world: World | None = None
+        self.patch = pytest.MonkeyPatch()
         self.sent: list[dict[str, Any]] = []
         self.focus: tuple[Any, ...] = ()
 
@@ -80,12 +83,22 @@ class BatchProtocol(RuleBasedStateMachine):
         partitions=st.integers(1, 2),
         capacity=st.integers(3, 8),
         processes=st.integers(1, 2),
+        frame_bytes=st.sampled_from([1, 2_000, frames.MAX_FRAME_BYTES]),
         seed=seeds,
         steps=st.integers(0, 150),
     )
     def begin(
-        self, pipeline: Pipeline, partitions: int, capacity: int, processes: int, seed: int, steps: int
+        self,
+        pipeline: Pipeline,
+        partitions: int,
+        capacity: int,
+        processes: int,
+        frame_bytes: int,
+        seed: int,
+        steps: int,
     ) -> None:
+        # A batch that is written in part is then cut between its rows.
+        self.patch.setattr(frames, "MAX_FRAME_BYTES", frame_bytes)
         self.world = World(pipeline, partitions, capacity, keep_snapshots=self.keep_snapshots)
         for _ in range(processes):
             self.world.start()
@@ -287,6 +300,7 @@ class BatchProtocol(RuleBasedStateMachine):
         finally:
             tally(self.w)
             self.w.close()
+            self.patch.undo()
 
     def _finish(self) -> None:
         """One more worker gets all partitions and nothing disturbs it; the others go on as zombies."""
