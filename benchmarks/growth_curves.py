@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,12 +24,12 @@ from features.durations import DAY_US, duration_us
 from features.layout import bytes_per_entity
 from features.redis_store import RedisStore
 from features.windows import ring_length, tile_us
-from streams.run import calm_collector, warm_up
+from streams.run import warm_up
 
 ROWS = 500  # of a measured batch, as DESIGN's figures are made
 POPULATING_ROWS = 4_000
 EVERY_US = DAY_US // 4  # of an entity, in the curve over entities
-FEWEST_MEASURED = 20_000  # events
+USUAL_EVENTS = 20_000  # measured at each point
 
 
 class Point(NamedTuple):
@@ -71,26 +71,27 @@ def rounds(entities: int, every_us: int, first: int = 0) -> Iterator[Payments]:
         number += 1
 
 
-async def over_entities(counts: list[int], window: str = "1d") -> list[Point]:
+async def over_entities(counts: Sequence[int], window: str = "1d", events: int = USUAL_EVENTS) -> list[Point]:
     """All entities in memory."""
-    return [await _point(count, window, EVERY_US, 2, count) for count in counts]
+    return [await _point(count, window, EVERY_US, 2, count, events) for count in counts]
 
 
-async def over_windows(windows: list[str], entities: int) -> list[Point]:
+async def over_windows(windows: Sequence[str], entities: int, events: int = USUAL_EVENTS) -> list[Point]:
     """Every tile of the window filled: an entity pays once in each."""
     points = []
     for window in windows:
         width_us = duration_us(window, "window")
-        points.append(await _point(entities, window, tile_us(width_us), ring_length(width_us), entities))
+        tile, tiles = tile_us(width_us), ring_length(width_us)
+        points.append(await _point(entities, window, tile, tiles, entities, events))
     return points
 
 
-async def without_memory(entities: int, window: str = "1d") -> Point:
+async def without_memory(entities: int, window: str = "1d", events: int = USUAL_EVENTS) -> Point:
     """A tenth of the entities fits into memory, and they come in turn: nearly every row is a miss."""
-    return await _point(entities, window, EVERY_US, 2, max(entities // 10, 2 * POPULATING_ROWS))
+    return await _point(entities, window, EVERY_US, 2, max(entities // 10, 1_000), events)
 
 
-async def _point(entities: int, window: str, every_us: int, filling: int, hot: int) -> Point:
+async def _point(entities: int, window: str, every_us: int, filling: int, hot: int, events: int) -> Point:
     say(f"{entities:,} entities, a window of {window}")
     pipeline = pipeline_with(window)
     (plan,) = pipeline.feature_set.entities
@@ -101,23 +102,23 @@ async def _point(entities: int, window: str, every_us: int, filling: int, hot: i
         store = RedisStore.connect(redis.url)
         road = Road(pipeline, store, Path(folder) / "models", max(hot, 1_000))
         warm_up(pipeline)
-        calm_collector()
         coming = rounds(entities, every_us)
         for _ in range(filling):
-            await _through(road, next(coming), min(POPULATING_ROWS, entities))
-        cpu_us, steps, misses = await _measured(road, coming, entities)
+            await _through(road, next(coming), min(POPULATING_ROWS, max(hot // 2, 500)))
+        cpu_us, steps, misses = await _measured(road, coming, min(ROWS, entities), events)
         await store.aclose()
     ring = ring_length(duration_us(window, "window"))
     return Point(entities, window, ring, misses, cpu_us, steps["card"], bytes_per_entity(plan))
 
 
-async def _measured(road: Road, coming: Iterator[Payments], entities: int) -> tuple[float, Steps, float]:
-    rows = min(ROWS, entities)
+async def _measured(
+    road: Road, coming: Iterator[Payments], rows: int, wanted: int
+) -> tuple[float, Steps, float]:
     await _through(road, _cut(next(coming), 0, 10 * rows), rows)  # caches of this batch size
     events, cpu_s, before = 0, 0.0, road.steps_s()
     known = road.loaded()
-    while events < FEWEST_MEASURED:
-        made = records(_cut(next(coming), 0, FEWEST_MEASURED - events))
+    while events < wanted:
+        made = records(_cut(next(coming), 0, wanted - events))
         started = time.process_time()
         for at in range(0, len(made), rows):
             await road.run([value for _, value in made[at : at + rows]])

@@ -96,8 +96,10 @@ def run(load: Load, broker: str, partitions: int = 4, training_events: int = 0) 
 
 
 @contextmanager
-def paced_sender(load: Load, started: Servers, partitions: int) -> Iterator[subprocess.Popen[str]]:
-    """The sender's process, ready to begin."""
+def paced_sender(
+    load: Load, started: Servers, partitions: int, first: int = 0
+) -> Iterator[subprocess.Popen[str]]:
+    """The sender's process, ready to `begin` with the payment of that number."""
     options = {
         "brokers": started.brokers,
         "partitions": partitions,
@@ -105,6 +107,7 @@ def paced_sender(load: Load, started: Servers, partitions: int) -> Iterator[subp
         "seconds": load.seconds + load.warm_up_s,
         "cards": load.cards,
         "terminals": load.terminals,
+        "first": first,
     }
     command = [sys.executable, "-m", "benchmarks.paced_sender"]
     command += [f"--{name}={value}" for name, value in options.items()]
@@ -117,6 +120,13 @@ def paced_sender(load: Load, started: Servers, partitions: int) -> Iterator[subp
         sender.communicate()
 
 
+def begin(sender: subprocess.Popen[str]) -> None:
+    """Let it send."""
+    assert sender.stdin is not None
+    sender.stdin.write("go\n")
+    sender.stdin.flush()
+
+
 def latencies(brokers: str, topic: Topic, load: Load) -> tuple[Floats, bool]:
     """Milliseconds of each event that counts, and whether the predictions carry the broker's time.
 
@@ -127,7 +137,8 @@ def latencies(brokers: str, topic: Topic, load: Load) -> tuple[Floats, bool]:
     consumer.assign(places)
     read, waits_ms, by_broker = 0, [], True
     while read < load.events:
-        messages = consumer.consume(10_000, timeout=READ_WITHIN_S)
+        # What there is within so long, at most as much as is missing: asking for more would wait in vain.
+        messages = consumer.consume(min(load.events - read, 10_000), timeout=READ_WITHIN_S)
         if not messages:
             raise OperatorError(
                 f"of {load.events:,} predictions {read:,} can be read: send fewer, or use Kafka"
@@ -145,9 +156,7 @@ def latencies(brokers: str, topic: Topic, load: Load) -> tuple[Floats, bool]:
 
 def _measured(load: Load, now: Running, sender: subprocess.Popen[str], started: Servers) -> dict[str, Any]:
     watch = Watch(now.worker, {**started.pids, "sender": sender.pid})
-    assert sender.stdin is not None
-    sender.stdin.write("go\n")
-    sender.stdin.flush()
+    begin(sender)
     say(f"{load.rate:g} events/s: {load.warm_up_s:g} s of warm-up; the worker is process {now.worker.pid}")
     time.sleep(load.warm_up_s)
     before = watch.mark()

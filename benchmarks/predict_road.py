@@ -29,7 +29,7 @@ from rich.table import Table
 
 from benchmarks.machine import ROAD_PACKAGES, machine
 from benchmarks.printing import arguments, print_machine, print_steps, say, tell
-from benchmarks.running import Running, running
+from benchmarks.running import Running, running, standing_still
 from benchmarks.servers import BROKERS, Servers
 from benchmarks.watching import batch_rows, cpu_us, step_us
 from benchmarks.workloads import Keyed, Workload, card_workload, flight_workload
@@ -57,7 +57,7 @@ def measured(now: Running, made: list[Keyed], answers: int, broker: str) -> dict
     before = now.watch.mark()
     started = time.monotonic()
     if broker == "kafka":
-        with now.standing_still():
+        with standing_still(now.worker):
             now.send(made)
         started = time.monotonic()
     else:

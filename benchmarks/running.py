@@ -58,25 +58,31 @@ class Running:
             elif time.monotonic() - since > SILENT_S:
                 raise OperatorError(f"nothing was answered for {SILENT_S:g} s: {known:,} of {answers:,}")
 
-    @contextmanager
-    def standing_still(self) -> Iterator[None]:
-        """The worker does nothing meanwhile, and does not know."""
-        process = psutil.Process(self.worker.pid)
-        process.send_signal(signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            process.send_signal(signal.SIGCONT)
+
+@contextmanager
+def standing_still(worker: WorkerChild) -> Iterator[None]:
+    """The worker does nothing meanwhile, and does not know."""
+    process = psutil.Process(worker.pid)
+    process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGCONT)
 
 
 @contextmanager
 def running(
-    workload: Workload, broker: str, partitions: int, folder: Path, training_events: int = 0
+    workload: Workload,
+    broker: str,
+    partitions: int,
+    folder: Path,
+    training_events: int = 0,
+    session_timeout: timedelta = SESSION_TIMEOUT,
 ) -> Iterator[tuple[Running, Servers]]:
     """Train, start everything, and wait until every partition flows."""
     say(f"training the model of {workload.reference}")
     workload.save_model(folder / "models", training_events)
-    settings = Settings(partitions=partitions, models_dir=folder / "models", session_timeout=SESSION_TIMEOUT)
+    settings = Settings(partitions=partitions, models_dir=folder / "models", session_timeout=session_timeout)
     if broker == "kafka":
         settings = settings.model_copy(update={"unread_bytes_max": 0})
     topics = topics_of(workload.pipeline, settings)
