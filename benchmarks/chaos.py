@@ -186,12 +186,14 @@ class _Watch:
 
 def _recovery(recovery: Recovery) -> dict[str, Any]:
     """Seconds from a kill to the first new prediction of a partition that was the killed worker's."""
-    seconds = recovery.seconds or [float("nan")]
+    seconds = recovery.seconds
+    shares = {"p50": 50, "p95": 95, "max": 100}
+    measured = {
+        name: round(float(np.percentile(seconds, share)), 2) for name, share in shares.items() if seconds
+    }
     return {
-        "recovery_seconds_p50": round(float(np.percentile(seconds, 50)), 2),
-        "recovery_seconds_p95": round(float(np.percentile(seconds, 95)), 2),
-        "recovery_seconds_max": round(max(seconds), 2),
-        "recoveries": len(recovery.seconds),
+        **{f"recovery_seconds_{name}": measured.get(name) for name in shares},
+        "recoveries": len(seconds),
     }
 
 
