@@ -87,10 +87,10 @@ class Surveyor:
         partitions: int,
         codec: FrameCodec,
         tail_record: Callable[[int, Frame], TailRecord],
-        *,
-        reach: bool,
+        output: Callable[[Frame], None] | None,
     ) -> Survey:
-        """One topic. `tail_record` says where a frame's rows are bound for; `reach`: whether that of the stage before is asked.
+        """One topic. `tail_record` says where a frame's rows are bound for. `output` hears every frame, where the reach of
+        the stage before is asked.
 
         Raises:
             PositionError: the log ends before what was committed: it is not the log that was worked on.
@@ -102,7 +102,7 @@ class Surveyor:
             survey = self._bounds((topic, number))
             for records in self.logs.read(survey.place, survey.begins, survey.end):
                 for record in records:
-                    self._look(survey, record, codec, tail_record, found if reach else None)
+                    self._look(survey, record, codec, tail_record, output, found)
                 self.told(len(records))
             surveys.append(survey)
         return Survey(surveys, found)
@@ -124,7 +124,8 @@ class Surveyor:
         record: Record,
         codec: FrameCodec,
         tail_record: Callable[[int, Frame], TailRecord],
-        reach: Reach | None,
+        output: Callable[[Frame], None] | None,
+        reach: Reach,
     ) -> None:
         in_tail = record.offset >= (survey.committed or 0)
         version = header(record, FRAME)
@@ -132,10 +133,11 @@ class Surveyor:
             _skip_other_version(survey, record, version, codec, in_tail=in_tail)
             return
         first = survey.begins > 0 and survey.oldest_us is None
-        frame = _opened(record, codec) if in_tail or first or reach is not None else None
+        frame = _opened(record, codec) if in_tail or first or output else None
         if frame is not None and len(frame) and first:
             survey.oldest_us = int(frame.rows.times_us.max())
-        if frame is not None and len(frame) and reach is not None:
+        if frame is not None and len(frame) and output:
+            output(frame)
             upstream = (header(record, UPSTREAM) or b"").decode()
             last = Position(int(frame.upstream_offsets[-1]), int(frame.upstream_rows[-1]))
             of_upstream = reach.setdefault(upstream, {})

@@ -26,9 +26,10 @@ from features.errors import OperatorError
 from features.store import NOTHING_APPLIED, Claim, Commit, EmptiableStore, Loaded, PartitionId, Refused
 from models.pipeline import Pipeline
 from offline.hop_survey import Logs, Survey, Surveyor
+from offline.id_holders import IdHolders
 from offline.proven_outputs import TailRecord, last_proven, pins, reach_of_predictions
 from offline.time_order import in_time_order
-from streams.assembly import hop_to
+from streams.assembly import entity_batches, hop_to
 from streams.batch import Partition, Record
 from streams.entity_batch import NO_EVENT_US, Memory, stage_plans
 from streams.frames import Frame, FrameCodec
@@ -132,6 +133,7 @@ class Rebuild:
         self._committed, self._told, self._clock = committed, told, clock
         self._plans = stage_plans(pipeline.feature_set)
         self._metrics = Metrics(CollectorRegistry(), clock=clock, now_ms=lambda: 0.0)
+        self._holders = IdHolders(entity_batches(pipeline, settings, 0))
         self._read, self._doing = 0, ""
         self._all = 1
 
@@ -149,6 +151,7 @@ class Rebuild:
         if not resumed:
             await self._store.forget(self._pipeline.name)
         work = [await self._marked(stage) for stage in stages]
+        await self._reserve(work[0])
         for number, parts in enumerate(work):
             # Partitions of the first stage share one map of event ids, so what came first in time goes first.
             for together in [parts] if number == 0 else [[part] for part in parts]:
@@ -200,7 +203,7 @@ class Rebuild:
                 topic.partitions,
                 FrameCodec(self._pipeline.feature_set, number),
                 self._tail_record(number),
-                reach=bool(stages) and stages[-1].survey.has_tail,
+                self._holders.of_output if stages and stages[-1].survey.has_tail else None,
             )
             if stages:
                 self._prove_by_frames(stages[-1], survey)
@@ -214,10 +217,18 @@ class Rebuild:
     def _tail_record(self, number: int) -> Callable[[int, Frame], TailRecord]:
         if number + 1 < len(self._plans):
             hop = hop_to(self._pipeline, self._topics, number + 1)
-            return lambda offset, frame: TailRecord(offset, hop.targets(frame))
+
+            def sent_on(offset: int, frame: Frame) -> TailRecord:
+                if number == 0:
+                    self._holders.of_tail(frame)
+                return TailRecord(offset, hop.targets(frame))
+
+            return sent_on
         partitions, events = self._topics.predictions.partitions, self._topics.events.name
 
         def answered(offset: int, frame: Frame) -> TailRecord:
+            if number == 0:
+                self._holders.of_tail(frame)
             names = frame.rows.event_ids.to_pylist()
             targets = np.array([partition_of(name.encode(), partitions) for name in names], np.int64)
             places = (frame.origin_topics, frame.origin_partitions, frame.origin_offsets)
@@ -253,6 +264,8 @@ class Rebuild:
             for records in self._logs.read(place, *self._logs.bounds(place)):
                 for record in records:
                     event = (header(record, POSITION) or b"").decode()
+                    if len(self._plans) == 1:
+                        self._holders.of_prediction(record.key, record.value or b"")
                     if event in wanted and event not in found:
                         found[event] = _versions(record.value or b"")
         return found
@@ -272,6 +285,13 @@ class Rebuild:
                 nothing = replace(loaded, watermark_us=NO_EVENT_US)
                 await self._commit(stage.stage, at.rebuilding, nothing, survey.begins - 1)
         return parts
+
+    async def _reserve(self, parts: Sequence[_Part]) -> None:
+        """Give the ids that the workers will ask for again to the events that have them."""
+        for part in parts[:1]:  # the map is shared
+            for claim in self._holders.claims(part.at, await self._store.load(part.at)):
+                if isinstance(await self._store.claim(claim), Refused):
+                    raise _taken_over(part.at)
 
     async def _replay(self, parts: Sequence[_Part]) -> None:
         memories = [await part.stage.open(part.at.rebuilding) for part in parts]

@@ -244,12 +244,18 @@ class EntityBatches:
         frame = (
             work.taken.frame.take(work.checked) if len(work.checked) < len(work.keys) else work.taken.frame
         )
-        buckets = (frame.rows.times_us // self.repeat_horizon_us).tolist()
+        origins = (frame.origin_topics, frame.origin_partitions, frame.origin_offsets)
+        return self.reservations(frame.rows.event_ids.to_pylist(), frame.rows.times_us, *origins)
+
+    def reservations(
+        self, event_ids: Sequence[str], times_us: Ints, topics: Ints, partitions: Ints, offsets: Ints
+    ) -> tuple[list[bytes], list[int], bytes]:
+        """Digest, bucket and position of events, as a claim has them. `topics` are digests of the topics' identities."""
+        buckets = (times_us // self.repeat_horizon_us).tolist()
         # 128 bits: a collision would drop an event that was never seen, and must not happen in the life of a system.
-        digests = [mmh3.mmh3_x64_128_digest(name.encode()) for name in frame.rows.event_ids.to_pylist()]
-        places = np.empty(len(frame), POSITION)
-        places["partition"] = frame.origin_topics ^ frame.origin_partitions
-        places["offset"] = frame.origin_offsets
+        digests = [mmh3.mmh3_x64_128_digest(name.encode()) for name in event_ids]
+        places = np.empty(len(event_ids), POSITION)
+        places["partition"], places["offset"] = topics ^ partitions, offsets
         return digests, buckets, places.tobytes()
 
     def _oldest_bucket(self, work: Work) -> int | None:
