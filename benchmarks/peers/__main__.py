@@ -36,8 +36,9 @@ from benchmarks.peers import quix_environment
 from benchmarks.peers.answers import agreement, read_answers
 from benchmarks.peers.job import FEATURES, Job
 from benchmarks.peers.process import PeerProcess, spent
-from benchmarks.predict_road import SESSION_TIMEOUT, Running, measured
+from benchmarks.predict_road import measured
 from benchmarks.printing import arguments, print_machine, say, tell
+from benchmarks.running import SESSION_TIMEOUT, Running
 from benchmarks.servers import BROKERS, LogEnds, Servers, servers
 from benchmarks.watching import Watch
 from benchmarks.workloads import Workload, card_workload
@@ -117,13 +118,14 @@ def _compared(bench: Bench, broker: str, peers: Sequence[str]) -> Figures:
     equal = {}
     for peer in peers:
         found[peer] = _peer(bench, peer)
+        say(f"{peer}: {found[peer]['cpu_us_per_event']} us of CPU an event")
         equal[peer] = agreement(
             ours, read_answers(bench.servers.brokers, bench.peer_topic(peer, "predictions"))
         )._asdict()
     cpu = {name: figures["cpu_us_per_event"] for name, figures in found.items()}
     return {
         "cpu_us_per_event": cpu,
-        "ratio": {peer: round(cpu[peer] / cpu["driftwood"], 2) for peer in peers},
+        "ratio": {peer: cpu[peer] and round(cpu[peer] / cpu["driftwood"], 2) for peer in peers},
         "events_per_second": {name: figures["events_per_second"] for name, figures in found.items()},
         "cpu_us_per_event_beside": {name: figures["beside"] for name, figures in found.items()},
         "memory_mib": {name: figures["memory_mib"] for name, figures in found.items()},
@@ -172,10 +174,10 @@ def _peer(bench: Bench, peer: str) -> Figures:
         after = process.answered(ends, bench.events)
         memory_mib = process.memory_mib()
     between = spent(before, after)
-    beside = {name: round(us, 1) for name, us in between.cpu_us.items()}
+    beside = dict(between.cpu_us)
     return {
         "cpu_us_per_event": beside.pop("worker"),
-        "events_per_second": round(between.events / between.seconds),
+        "events_per_second": between.per_second,
         "events": between.events,
         "beside": beside,
         "memory_mib": memory_mib,
@@ -230,9 +232,9 @@ def show(console: Console, figures: Mapping[str, Any]) -> None:
         equal = figures["equal"].get(name)
         table.add_row(
             name,
-            f"{cpu:,.1f}",
-            f"{figures['ratio'].get(name, 1.0):.2f}",
-            f"{figures['events_per_second'][name]:,}",
+            f"{cpu}",
+            f"{figures['ratio'].get(name, 1.0)}",
+            f"{figures['events_per_second'][name]}",
             f"{figures['memory_mib'][name]:,}",
             "" if equal is None else f"{equal['predictions']:.4%} of {equal['compared']:,}",
         )

@@ -33,11 +33,11 @@ class Seen:
 
 @dataclass(frozen=True)
 class Spent:
-    """Between two looks, for each prediction."""
+    """Between two looks, for each prediction; None where there were none: a peer may answer a few hundred in one batch."""
 
     events: int
-    seconds: float
-    cpu_us: Mapping[str, float]
+    per_second: int | None
+    cpu_us: Mapping[str, float | None]
 
 
 class PeerProcess:
@@ -106,8 +106,12 @@ class PeerProcess:
 def spent(before: Seen, after: Seen) -> Spent:
     """What lies between two looks."""
     events = after.answers - before.answers
-    cpu_us = {name: 1e6 * (after.cpu_s[name] - cpu_s) / events for name, cpu_s in before.cpu_s.items()}
-    return Spent(events, after.at_s - before.at_s, cpu_us)
+    if not events:
+        return Spent(0, None, dict.fromkeys(before.cpu_s))
+    cpu_us = {
+        name: round(1e6 * (after.cpu_s[name] - cpu_s) / events, 1) for name, cpu_s in before.cpu_s.items()
+    }
+    return Spent(events, round(events / (after.at_s - before.at_s)), cpu_us)
 
 
 def _cpu_s(process: psutil.Process) -> float:
