@@ -103,16 +103,16 @@ def test_redis_that_comes_back_without_its_last_commands_is_noticed_and_everythi
     with (
         place.answers() as answers,
         Supervisor(lambda: place.worker(start)) as supervisor,
-        Traffic(place, rate=400) as traffic,
+        Traffic(place, rate=200) as traffic,
     ):
         until(lambda: every_partition_has_state(own, place), "every partition has state")
         keep = own.log.stat().st_size
         for commands in (1, 40, 400, 4_000, 1_000_000):
-            answers.wait_for(len(traffic.events) + source.randint(0, 400))
+            answers.wait_for(len(traffic.events) + source.randint(0, 200))
             own.kill()
             assert own.cut(source.randint(1, commands) if commands < 1_000_000 else commands, keep)
             own.start()
-        answers.wait_for(len(traffic.events) + 400)
+        answers.wait_for(len(traffic.events) + 200)
     with place.answers() as answers:
         worker = place.worker(start).started()
         answers.wait_for(len(traffic.events))
@@ -127,8 +127,8 @@ def test_redis_that_was_emptied_is_noticed_and_rebuilt_as_if_it_had_never_happen
     place: Place, own: OwnRedis, start: Start
 ) -> None:
     first = place.worker(start).started()
-    with place.answers() as answers, Traffic(place, rate=300) as traffic:
-        answers.wait_for(1_000)
+    with place.answers() as answers, Traffic(place, rate=150) as traffic:
+        answers.wait_for(500)
         own.client.flushall()
         assert first.ended() == OPERATOR
         again = place.worker(start)
@@ -141,7 +141,7 @@ def test_redis_that_was_emptied_is_noticed_and_rebuilt_as_if_it_had_never_happen
         assert done.returncode == 0, done.stderr
         report: dict[str, Any] = json.loads(done.stdout)
         assert all(stage["whole"] and not stage["deleted_unread"] for stage in report["stages"])
-        assert sum(stage["rows"] for stage in report["stages"]) > 1_000
+        assert sum(stage["rows"] for stage in report["stages"]) >= 500
         second = place.worker(start).started()
         client = AdminClient({"bootstrap.servers": place.address})
         assert members(client, f"{place.payments.name}.predict") == 1
