@@ -38,6 +38,7 @@ def last_proven(tail: Iterable[TailRecord], reach: Mapping[int, Position], befor
 
     Example: record 7 has rows for the partitions 0 and 1, and of it only the row for partition 0 came out.
 
+        >>> import numpy as np
         >>> tail = [TailRecord(6, np.array([0, 1])), TailRecord(7, np.array([1, 0]))]
         >>> last_proven(tail, {0: Position(7, 1), 1: Position(6, 1)}, before=5)
         6
@@ -67,6 +68,7 @@ def pins(tail: Iterable[TailRecord], standing: Mapping[str, str], after: int) ->
     that copies are the same bytes.
 
     Example:
+        >>> import numpy as np
         >>> tail = [TailRecord(n, np.array([0]), [f"e{n}"]) for n in range(5, 10)]
         >>> pins(tail, {"e5": "v1", "e6": "v1", "e8": "v2"}, after=5)
         [(6, 'v1'), (8, 'v2')]

@@ -59,6 +59,15 @@ def every_partition_has_state(own: OwnRedis, place: Place) -> bool:
     return all(own.client.hget(key, "applied") is not None for key in keys)
 
 
+def published(place: Place) -> list[int]:
+    """How many records stand in what the stages with state write."""
+    counts = []
+    for kind in ("hop-terminal", "predictions"):
+        with place.reader(kind) as reader:
+            counts.append(reader.end())
+    return counts
+
+
 def rebuild(place: Place) -> subprocess.CompletedProcess[str]:
     """`driftwood rebuild` as an operator runs it."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("DRIFTWOOD_")}
@@ -131,6 +140,7 @@ def test_redis_that_was_emptied_is_noticed_and_rebuilt_as_if_it_had_never_happen
         answers.wait_for(500)
         own.client.flushall()
         assert first.ended() == OPERATOR
+        standing = published(place)
         again = place.worker(start)
         assert again.ended() == OPERATOR
         for worker in (first, again):
@@ -139,6 +149,9 @@ def test_redis_that_was_emptied_is_noticed_and_rebuilt_as_if_it_had_never_happen
             assert f"'driftwood rebuild {place.payments.name}'" in said
         done = rebuild(place)
         assert done.returncode == 0, done.stderr
+        assert (
+            published(place) == standing
+        )  # neither a worker on the emptied Redis nor the rebuild added to them
         report: dict[str, Any] = json.loads(done.stdout)
         assert all(stage["whole"] and not stage["deleted_unread"] for stage in report["stages"])
         assert sum(stage["rows"] for stage in report["stages"]) >= 500
