@@ -1,6 +1,6 @@
 """A TCP proxy on loopback that can hold back what a producer sends to a broker, and let it go later.
 
-Only Produce requests are held, and what comes behind them on the same connection (a broker answers in order); fetches,
+Only Produce requests for one topic are held, and what comes behind them on the same connection (a broker answers in order); fetches,
 heartbeats and commits go on. What is held is kept also when its sender has ended.
 """
 
@@ -24,7 +24,10 @@ class DelayingProxy:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self.held: list[bytes] = []
-        """The requests that are held back, in the order in which they came."""
+        """The requests that are or were held back since the last `hold`, in the order in which they came."""
+        self.late = 0
+        """How many requests went on that had been held back first in their connection."""
+        self._topic = b""
         self._open = threading.Event()
         self._open.set()
         self._sockets: list[socket.socket] = []
@@ -35,17 +38,14 @@ class DelayingProxy:
         """For a client's bootstrap servers."""
         return f"127.0.0.1:{self.port}"
 
-    def hold(self) -> None:
-        """From now on let no Produce request through."""
+    def hold(self, topic: str) -> None:
+        """From now on let no Produce request for this topic through."""
+        self.held, self._topic = [], topic.encode()
         self._open.clear()
 
     def release(self) -> None:
         """Let what is held go, in order, and everything after it."""
         self._open.set()
-
-    def holds(self, topic: str) -> int:
-        """How many of the requests held name this topic."""
-        return sum(topic.encode() in request for request in list(self.held))
 
     def _accept(self) -> None:
         while True:
@@ -76,20 +76,27 @@ class DelayingProxy:
         with client.makefile("rb") as stream:
             while len(head := stream.read(4)) == 4:
                 request = head + stream.read(struct.unpack(">i", head)[0])
-                if _produces(request) and not self._open.is_set():
+                if self._is_held(request):
                     self.held.append(request)
                 requests.put(request)
 
     def _forward(self, requests: Queue[bytes], broker: socket.socket) -> None:
         try:
             while request := requests.get():
-                if _produces(request):
+                if self._is_held(request):
                     self._open.wait()
-                broker.sendall(request)
+                    broker.sendall(request)
+                    self.late += 1
+                else:
+                    broker.sendall(request)
         except OSError:
             pass  # the broker has gone
         finally:
             broker.close()
+
+    def _is_held(self, request: bytes) -> bool:
+        produces = struct.unpack_from(">h", request, 4)[0] == PRODUCE
+        return produces and self._topic in request and not self._open.is_set()
 
     @staticmethod
     def _start(target: object, *arguments: object) -> None:
@@ -104,10 +111,6 @@ class DelayingProxy:
         self._open.set()
         for one in (self._listener, *self._sockets):
             one.close()
-
-
-def _produces(request: bytes) -> bool:
-    return bool(struct.unpack_from(">h", request, 4)[0] == PRODUCE)
 
 
 def _copy(source: socket.socket, target: socket.socket) -> None:

@@ -26,7 +26,7 @@ from tests.worker_process import Start, WorkerProcess, until, worker_processes
 pytestmark = pytest.mark.crash
 
 OPERATOR = OperatorError.exit_code
-ROOM_BYTES = 100_000  # that the log still takes when its disk is almost full
+ROOM_BYTES = 20_000  # that the log still takes when its disk is almost full
 
 
 @dataclass
