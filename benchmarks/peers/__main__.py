@@ -8,11 +8,14 @@ The job is that of `benchmarks/card_pipeline.py`: payments in JSON, 24 windows o
 the newest features of every entity in Redis, predictions in JSON. Each peer (benchmarks/peers/*.py, quix/app.py) says at
 its head how it was written and what it leaves out; docs/peers.md compares them.
 
-One after another they read the same `events` from the same Apache Kafka, one process each, and write to the same Redis.
-A tenth of the events warms up. Then the worker's CPU (user and system time of its process, all threads) is taken from one
-count of published predictions to another. The others' answers are compared with driftwood's: `equal` is the share of
-events for which every feature and the score are equal within 1e-6. Left out are events of cards with more than 8
-terminals in a day, where driftwood estimates and the peers count.
+One after another, in one process each, they get the same events from the same Apache Kafka, and write to the same Redis.
+A tenth of the events warms up. Then a program stands still while the others are put into its topic, so that it finds a
+backlog and nobody sends while it works. `cpu_us_per_event` is the user and system time of its process, all threads, until
+the last prediction is there and what comes behind it (commits, checkpoints) is done.
+
+The answers are compared with driftwood's: `equal` has the share of events for which every feature, and the score too, are
+equal within 1e-6. Left out are events of cards with more than 8 terminals in a day, where driftwood estimates and the
+peers count.
 
 By default every topic has one partition, so that all read in the same order and must come to the same figures.
 The peer in Quix Streams needs an environment of its own, which is made under build/, and a real Kafka.
@@ -22,6 +25,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,19 +35,20 @@ import redis
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import watching
 from benchmarks.machine import machine
 from benchmarks.peers import quix_environment
 from benchmarks.peers.answers import agreement, read_answers
 from benchmarks.peers.job import FEATURES, Job
-from benchmarks.peers.process import PeerProcess, spent
-from benchmarks.predict_road import measured
+from benchmarks.peers.process import PeerProcess, cpu_us
 from benchmarks.printing import arguments, print_machine, say, tell
-from benchmarks.running import SESSION_TIMEOUT, Running
+from benchmarks.running import SESSION_TIMEOUT, Running, standing_still
 from benchmarks.servers import BROKERS, LogEnds, Servers, servers
 from benchmarks.watching import Watch
-from benchmarks.workloads import Workload, card_workload
+from benchmarks.workloads import Keyed, Workload, card_workload, chunked
 from driftwood.demo_worker import WorkerChild
 from driftwood.pipelines import topics_of
+from driftwood.produce import Production, Schedule
 from features.errors import DeveloperError, DriftwoodError
 from features.feast_objects import apply_repository, write_repository
 from models.model_store import MODEL_FILE, ModelStore
@@ -62,6 +67,11 @@ VERSIONS = (
     "redis",
 )
 
+KINDS = ("events", "hop", "predictions")  # topics of each peer
+
+# After the last answer, so that what comes behind it is counted too: Quix Streams writes a checkpoint every 5 s.
+SETTLE_S = 6.0
+
 Figures = dict[str, Any]
 
 
@@ -74,16 +84,28 @@ class Bench:
     topics: PipelineTopics
     servers: Servers
     folder: Path
-    events: int
+    made: list[Keyed]
     warm: int
+    settle_s: float
 
     def peer_topic(self, peer: str, kind: str) -> Topic:
         """A topic of a peer's own."""
         return Topic(f"{peer}.{kind}", self.settings.partitions)
 
+    def send(self, peer: str, made: Sequence[Keyed]) -> None:
+        """Events for a peer, keyed by card."""
+        production = Production(peer, self.peer_topic(peer, "events"), self.settings)
+        production.run(chunked(made), Schedule())
+
 
 def run(
-    workload: Workload, events: int, broker: str, peers: Sequence[str], partitions: int = 1, training: int = 0
+    workload: Workload,
+    events: int,
+    broker: str,
+    peers: Sequence[str],
+    partitions: int = 1,
+    training: int = 0,
+    settle_s: float = SETTLE_S,
 ) -> Figures:
     """All of them in turn, and what was found."""
     if broker == "embedded" and "quix" in peers:
@@ -94,8 +116,8 @@ def run(
         raise DeveloperError(
             "the peers are written for the features of benchmarks/card_pipeline.py, and these are others"
         )
-    with tempfile.TemporaryDirectory(prefix="driftwood-peers-") as made:
-        folder = Path(made)
+    with tempfile.TemporaryDirectory(prefix="driftwood-peers-") as temporary:
+        folder = Path(temporary)
         say(f"training the model of {workload.reference}")
         workload.save_model(folder / "models", training)
         settings = Settings(
@@ -104,33 +126,34 @@ def run(
         if broker == "kafka":
             settings = settings.model_copy(update={"unread_bytes_max": 0})
         topics = topics_of(workload.pipeline, settings)
-        own = [Topic(f"{peer}.{kind}", partitions) for peer in peers for kind in ("hop", "predictions")]
+        own = [Topic(f"{peer}.{kind}", partitions) for peer in peers for kind in KINDS]
         say(f"starting {broker} and Redis")
         with servers(broker, folder, [*topics, *own]) as started:
             local = settings.model_copy(update=started.addresses)
-            bench = Bench(workload, local, topics, started, folder, events, max(events // 10, 1))
+            made = workload.events(events)
+            bench = Bench(workload, local, topics, started, folder, made, max(events // 10, 1), settle_s)
             return _compared(bench, broker, peers)
 
 
 def _compared(bench: Bench, broker: str, peers: Sequence[str]) -> Figures:
-    found = {"driftwood": _driftwood(bench, broker)}
+    found = {"driftwood": _driftwood(bench)}
     ours = read_answers(bench.servers.brokers, bench.topics.predictions)
     equal = {}
     for peer in peers:
         found[peer] = _peer(bench, peer)
         say(f"{peer}: {found[peer]['cpu_us_per_event']} us of CPU an event")
-        equal[peer] = agreement(
-            ours, read_answers(bench.servers.brokers, bench.peer_topic(peer, "predictions"))
-        )._asdict()
-    cpu = {name: figures["cpu_us_per_event"] for name, figures in found.items()}
+        theirs = read_answers(bench.servers.brokers, bench.peer_topic(peer, "predictions"))
+        equal[peer] = agreement(ours, theirs)._asdict()
+    of_driftwood = found["driftwood"]["cpu_us_per_event"]
     return {
-        "cpu_us_per_event": cpu,
-        "ratio": {peer: cpu[peer] and round(cpu[peer] / cpu["driftwood"], 2) for peer in peers},
-        "events_per_second": {name: figures["events_per_second"] for name, figures in found.items()},
-        "cpu_us_per_event_beside": {name: figures["beside"] for name, figures in found.items()},
-        "memory_mib": {name: figures["memory_mib"] for name, figures in found.items()},
+        "cpu_us_per_event": {name: figures["cpu_us_per_event"] for name, figures in found.items()},
+        "ratio": {peer: round(found[peer]["cpu_us_per_event"] / of_driftwood, 2) for peer in peers},
+        **{
+            kind: {name: figures[kind] for name, figures in found.items()}
+            for kind in ("events_per_second", "cpu_us_per_event_beside", "memory_mib")
+        },
         "equal": equal,
-        "events": {name: figures["events"] for name, figures in found.items()},
+        "events": len(bench.made) - bench.warm,
         "warm_up": bench.warm,
         "broker": broker,
         "partitions": bench.settings.partitions,
@@ -142,44 +165,52 @@ def _compared(bench: Bench, broker: str, peers: Sequence[str]) -> Figures:
     }
 
 
-def _driftwood(bench: Bench, broker: str) -> Figures:
-    """As `python -m benchmarks.predict_road` measures it. Its events stay on the topic, for the peers."""
+def _driftwood(bench: Bench) -> Figures:
     say("driftwood")
-    made = bench.workload.events(bench.events)
     with WorkerChild(bench.workload.reference, bench.settings, bench.folder / "driftwood.log") as worker:
         worker.wait_until_ready(bench.settings.partitions * (1 + len(bench.topics.hops)))
         watch = Watch(worker, bench.servers.pids)
         ends = LogEnds(bench.servers.brokers, bench.topics.predictions)
         now = Running(bench.workload, bench.settings, bench.topics, worker, watch, ends)
-        now.send(made[: bench.warm])
+        now.send(bench.made[: bench.warm])
         now.wait_for(bench.warm)
-        figures = measured(now, made[bench.warm :], bench.events, broker)
-    return {
-        **{name: figures[name] for name in ("cpu_us_per_event", "events_per_second", "events")},
-        "beside": figures["cpu_us_per_event_beside"],
-        "memory_mib": figures["memory_mib"]["worker"],
-    }
+        time.sleep(bench.settle_s)
+        before = watch.mark()
+        with standing_still(worker):
+            now.send(bench.made[bench.warm :])
+        started = time.monotonic()
+        now.wait_for(len(bench.made))
+        seconds = time.monotonic() - started
+        time.sleep(bench.settle_s)
+        spent = watching.cpu_us(before, watch.mark(), len(bench.made) - bench.warm)
+        return _figures(bench, spent, seconds, watch.memory_mib()["worker"])
 
 
 def _peer(bench: Bench, peer: str) -> Figures:
-    """A peer reads the events from the first one on; it is watched from the end of the warm-up to the last of them."""
     say(peer)
     redis.Redis.from_url(bench.servers.redis_url).flushall()
     job = _job(bench, peer)
     command = _command(bench, peer, job)
     ends = LogEnds(bench.servers.brokers, bench.peer_topic(peer, "predictions"))
-    path = job.save(Path(job.folder) / "job.json")
-    with PeerProcess(command, path, bench.servers.pids) as process:
-        before = process.answered(ends, bench.warm)
-        after = process.answered(ends, bench.events)
-        memory_mib = process.memory_mib()
-    between = spent(before, after)
-    beside = dict(between.cpu_us)
+    with PeerProcess(command, job.save(Path(job.folder) / "job.json"), bench.servers.pids) as process:
+        bench.send(peer, bench.made[: bench.warm])
+        process.answered(ends, bench.warm)
+        time.sleep(bench.settle_s)
+        before = process.look(ends)
+        with process.standing_still():
+            bench.send(peer, bench.made[bench.warm :])
+        started = time.monotonic()
+        seconds = process.answered(ends, len(bench.made)).at_s - started
+        time.sleep(bench.settle_s)
+        return _figures(bench, cpu_us(before, process.look(ends)), seconds, process.memory_mib())
+
+
+def _figures(bench: Bench, spent: dict[str, float], seconds: float, memory_mib: int) -> Figures:
+    events = len(bench.made) - bench.warm
     return {
-        "cpu_us_per_event": beside.pop("worker"),
-        "events_per_second": between.per_second,
-        "events": between.events,
-        "beside": beside,
+        "cpu_us_per_event": spent.pop("worker"),
+        "events_per_second": round(events / seconds),
+        "cpu_us_per_event_beside": spent,
         "memory_mib": memory_mib,
     }
 
@@ -193,7 +224,7 @@ def _job(bench: Bench, peer: str) -> Job:
     return Job(
         brokers=bench.servers.brokers,
         redis_url=bench.servers.redis_url,
-        events=bench.topics.events.name,
+        events=bench.peer_topic(peer, "events").name,
         hop=bench.peer_topic(peer, "hop").name,
         predictions=bench.peer_topic(peer, "predictions").name,
         group=peer,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -29,15 +31,6 @@ class Seen:
     at_s: float
     answers: int
     cpu_s: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class Spent:
-    """Between two looks, for each prediction; None where there were none: a peer may answer a few hundred in one batch."""
-
-    events: int
-    per_second: int | None
-    cpu_us: Mapping[str, float | None]
 
 
 class PeerProcess:
@@ -78,6 +71,15 @@ class PeerProcess:
                 raise OperatorError(f"{what}\n{self._last_words()}")
         return seen
 
+    @contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """It does nothing meanwhile, and does not know."""
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
+
     def memory_mib(self) -> int:
         """What it has resident."""
         return int(self._watched["worker"].memory_info().rss >> 20)
@@ -103,15 +105,12 @@ class PeerProcess:
         return "\n".join(self._log.read_text(errors="replace").splitlines()[-LINES_SHOWN:])
 
 
-def spent(before: Seen, after: Seen) -> Spent:
-    """What lies between two looks."""
+def cpu_us(before: Seen, after: Seen) -> dict[str, float]:
+    """Microseconds of CPU for each prediction between two looks, by process."""
     events = after.answers - before.answers
-    if not events:
-        return Spent(0, None, dict.fromkeys(before.cpu_s))
-    cpu_us = {
-        name: round(1e6 * (after.cpu_s[name] - cpu_s) / events, 1) for name, cpu_s in before.cpu_s.items()
+    return {
+        name: round(1e6 * (after.cpu_s[name] - spent) / events, 1) for name, spent in before.cpu_s.items()
     }
-    return Spent(events, round(events / (after.at_s - before.at_s)), cpu_us)
 
 
 def _cpu_s(process: psutil.Process) -> float:
