@@ -124,7 +124,7 @@ def instants_us(values: Sequence[Any], zone: str | None) -> Ints:
         values = [_located(value, place) for value in values]
     elif values and not isinstance(values[0], datetime):
         values = [_located(value, UTC) for value in values]
-    microseconds: Ints = pa.array(values, _TIMESTAMP).cast(pa.int64()).to_numpy(zero_copy_only=False)
+    microseconds: Ints = pa.array(values, _TIMESTAMP).view(pa.int64()).to_numpy()
     return microseconds
 
 

@@ -30,9 +30,11 @@ from features.plan import Floats
 # categories anyway, and every code costs memory in each tree that splits on it.
 MOST_CATEGORIES = 4096
 
-# Arrow's lookup hashes the whole vocabulary at every call (148 µs for 4,000 texts, 9 µs for 5); above this size a
-# dictionary that was built once is cheaper at the batch sizes of a stream (45 µs for 500 rows, whatever its size).
+# Arrow's lookup hashes the whole vocabulary at every call (148 µs for 4,000 texts, 9 µs for 5), and any call of it costs
+# some 20 µs. A dictionary that was built once (45 µs for 500 rows, whatever its size) is cheaper for a large vocabulary,
+# and for the small batches of a quiet stream.
 ARROW_LOOKUP = 512
+ARROW_ROWS = 200
 
 NAN = float("nan")
 
@@ -58,7 +60,7 @@ class Vocabulary:
             >>> Vocabulary(("AA", "UA")).codes(pa.array(["UA", None, "ZZ"]))
             array([ 1., nan, nan])
         """
-        if len(self.texts) > ARROW_LOOKUP:
+        if len(self.texts) > ARROW_LOOKUP or len(column) < ARROW_ROWS:
             return np.array([self._places.get(text, NAN) for text in column.to_pylist()], dtype=np.float64)
         found = pc.index_in(column, value_set=self._array)
         places: Floats = found.cast(pa.float64()).to_numpy(zero_copy_only=False)
@@ -94,14 +96,13 @@ class Encoding:
             texts = matrix.categories[column]
             values[:, column] = vocabulary.codes(texts)
             unseen |= np.isnan(values[:, column]) & _present(texts)
-        for column in self._filled:
-            missing = np.isnan(values[:, column])
-            values[missing, column] = self.fills[column]
+        filled = values[:, self._filled]
+        values[:, self._filled] = np.where(np.isnan(filled), self.fills[self._filled], filled)
         return Encoded(values, unseen)
 
     @cached_property
-    def _filled(self) -> list[int]:
-        return [int(column) for column in np.flatnonzero(~np.isnan(self.fills))]
+    def _filled(self) -> npt.NDArray[np.int64]:
+        return np.flatnonzero(~np.isnan(self.fills))
 
 
 def learn_encoding(matrix: FeatureMatrix) -> Encoding:

@@ -283,4 +283,6 @@ class EntityBatches:
 def _kept(frame: Frame, work: Work, claim: Claimed) -> Ints:
     """The rows that are no repeats. The claim may have asked for more rows than there are now."""
     repeats = [at for at in claim.repeats if at < len(work.checked)]
+    if not repeats:  # nearly always
+        return np.arange(len(frame))
     return np.delete(np.arange(len(frame)), work.checked[repeats])

@@ -134,6 +134,18 @@ class StepTimer:
         self._since = now
 
 
+@dataclass(frozen=True)
+class StageCounters:
+    """The counters of one stage: looking them up by label at every batch would cost more than counting."""
+
+    events: prometheus_client.Counter
+    rows: prometheus_client.Counter
+    copies: prometheus_client.Counter
+    repeats: prometheus_client.Counter
+    forgotten: prometheus_client.Counter
+    late: prometheus_client.Counter
+
+
 class Metrics:
     """All metrics of a worker. `clock` is a monotonic clock in seconds, `now_ms` the wall clock in milliseconds."""
 
@@ -181,6 +193,11 @@ class Metrics:
             "entity",
         )
         prometheus_client.ProcessCollector(registry=registry)
+
+    def stage(self, stage: str) -> StageCounters:
+        """What is counted at every batch of a stage."""
+        families = (self.events, self.rows, self.copies, self.repeats, self.forgotten, self.late)
+        return StageCounters(*(family.labels(stage) for family in families))
 
     def timer(self, stage: str) -> StepTimer:
         """A timer for one batch of a stage."""

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 from features.decode import Decoder
@@ -28,7 +29,7 @@ from streams.dead_letters import DeadLetter, DeadLetterWriter
 from streams.entity_batch import Computed, EntityBatches, Memory, Work
 from streams.frames import Frame
 from streams.hop import Hop
-from streams.metrics import Metrics
+from streams.metrics import Metrics, StageCounters
 from streams.producer import Outgoing
 
 
@@ -62,7 +63,9 @@ class Ingest:
         ]
         outgoing = [self.dead_letters.message(letter) for letter in dead]
         if len(decoded.rows):
-            frame = Frame.of_events(decoded.rows, self.source, partition, [records[index] for index in decoded.index])
+            frame = Frame.of_events(
+                decoded.rows, self.source, partition, [records[index] for index in decoded.index]
+            )
             outgoing += self.hop.messages(frame, f"{self.source}/{partition}", self.hop.versions())
         await self.publisher.deliver(outgoing)  # 6
         timer.done("deliver")
@@ -175,17 +178,21 @@ class EntityStage:
         self.metrics.refused.labels(self.name, refused.why).inc()
         return refused
 
+    @cached_property
+    def _counters(self) -> StageCounters:
+        return self.metrics.stage(self.name)
+
     def _count(self, work: Work, computed: Computed) -> None:
-        metrics, taken, rows = self.metrics, work.taken, len(computed.frame)
-        metrics.events.labels(self.name).inc(taken.last - taken.first + 1)
-        metrics.rows.labels(self.name).inc(rows)
-        metrics.copies.labels(self.name).inc(taken.copies)
-        metrics.repeats.labels(self.name).inc(computed.repeats)
-        metrics.dead_letters(letter.reason for letter in taken.dead)
-        metrics.sizes.observe_one((self.name,), float(rows))
-        metrics.forgotten.labels(self.name).inc(computed.ids_dropped)
+        counters, taken, rows = self._counters, work.taken, len(computed.frame)
+        counters.events.inc(taken.last - taken.first + 1)
+        counters.rows.inc(rows)
+        counters.copies.inc(taken.copies)
+        counters.repeats.inc(computed.repeats)
+        counters.forgotten.inc(computed.ids_dropped)
+        self.metrics.dead_letters(letter.reason for letter in taken.dead)
+        self.metrics.sizes.observe_one((self.name,), float(rows))
         if computed.entities is not None:
-            metrics.late.labels(self.name).inc(int((computed.entities.dropped > 0).sum()))
-            metrics.age.observe((self.name,), computed.entities.age_s)
+            counters.late.inc(int((computed.entities.dropped > 0).sum()))
+            self.metrics.age.observe((self.name,), computed.entities.age_s)
         if self.answers:
-            metrics.answered(computed.frame.arrived_ms)
+            self.metrics.answered(computed.frame.arrived_ms)
