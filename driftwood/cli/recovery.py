@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -48,18 +49,25 @@ def rebuild(
         begun = "rebuilt, going on with one that was interrupted" if done.resumed else "rebuilt"
         output.line(f"{done.pipeline} {begun} in {done.seconds:,.1f} s")
         headings = ["stage", "records", "new rows", "left to workers", "windows complete"]
-        output.table(headings, [_row(stage) for stage in done.stages])
+        output.table(headings, rows_of(done.stages))
     for stage in done.stages:
-        _warn(stage)
+        warn(stage)
     output.say(f"Start the workers: driftwood run {pipeline}")
 
 
-def _row(stage: StageRebuilt) -> tuple[object, ...]:
-    complete = "yes" if stage.whole else f"for events from {stage.complete_from or 'now on'}"
-    return stage.entity, f"{stage.records:,}", f"{stage.rows:,}", f"{stage.to_answer:,}", complete
+def rows_of(stages: Sequence[StageRebuilt]) -> list[tuple[str, ...]]:
+    """The table: a row a stage."""
+    complete = [
+        "yes" if stage.whole else f"for events from {stage.complete_from or 'now on'}" for stage in stages
+    ]
+    return [
+        (stage.entity, f"{stage.records:,}", f"{stage.rows:,}", f"{stage.to_answer:,}", text)
+        for stage, text in zip(stages, complete, strict=True)
+    ]
 
 
-def _warn(stage: StageRebuilt) -> None:
+def warn(stage: StageRebuilt) -> None:
+    """Say what a stage lacks, if anything."""
     if stage.deleted_unread:
         output.say(
             f"WARNING: {stage.deleted_unread:,} records of the stage {stage.entity} were deleted from its hop topic, and "
