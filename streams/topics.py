@@ -291,8 +291,8 @@ def _checked(topic: Topic, cluster: Cluster, begun: Mapping[str, int]) -> str:
     if seen.partitions != topic.partitions and not grown:
         raise TopicError(
             f"topic {topic.name} has {seen.partitions} partitions, expected {topic.partitions} (setting partitions): "
-            f"set partitions to {seen.partitions}, or begin afresh under new topics. Adding partitions would send "
-            "entities to partitions that do not have their state"
+            f"set partitions to {seen.partitions}, or begin afresh under new topics. But leave it where partitions were added "
+            "to a pipeline that runs: its workers know with how many it began, and go on with those (docs/operations.md, topics)"
         )
     return seen.identity
 
