@@ -12,33 +12,29 @@ goes on where it stopped. docs/decisions/0013 has the reasons.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from prometheus_client import CollectorRegistry
 
 from features.errors import OperatorError
+from features.plan import EntityPlan
 from features.store import NOTHING_APPLIED, Claim, Commit, EmptiableStore, Loaded, PartitionId, Refused
 from models.pipeline import Pipeline
-from offline.hop_survey import Logs, Survey, Surveyor
+from offline.hop_survey import Logs
 from offline.id_holders import IdHolders
-from offline.proven_outputs import TailRecord, last_proven, pins, reach_of_predictions
+from offline.proof import Proof, ProvenStage
 from offline.time_order import in_time_order
-from streams.assembly import entity_batches, hop_to
+from streams.assembly import entity_batches
 from streams.batch import Partition, Record
 from streams.entity_batch import NO_EVENT_US, Memory, stage_plans
-from streams.frames import Frame, FrameCodec
-from streams.headers import POSITION, header
 from streams.metrics import Metrics
 from streams.predict_road import EntityStage
-from streams.prediction import position_text, utc_texts
-from streams.producer import partition_of
-from streams.serving import versions_text
+from streams.prediction import utc_texts
 from streams.settings import Settings
 from streams.silent import silent_stage
 from streams.topics import PipelineTopics
@@ -88,14 +84,6 @@ class Rebuilt:
     stages: list[StageRebuilt]
 
 
-@dataclass
-class _Stage:
-    stage: EntityStage
-    survey: Survey
-    proven: list[int] = field(default_factory=list)  # by partition, the last record that is replayed
-    pins: list[list[tuple[int, str]]] = field(default_factory=list)
-
-
 @dataclass(frozen=True)
 class _Part:
     """A partition to rebuild: `last` is the last record that is replayed, `pins` are for those behind it."""
@@ -134,8 +122,7 @@ class Rebuild:
         self._plans = stage_plans(pipeline.feature_set)
         self._metrics = Metrics(CollectorRegistry(), clock=clock, now_ms=lambda: 0.0)
         self._holders = IdHolders(entity_batches(pipeline, settings, 0))
-        self._read, self._doing = 0, ""
-        self._all = 1
+        self._read, self._all = 0, 1  # records
 
     async def run(self, *, discard: bool = False) -> Rebuilt:
         """Do it. `discard`: also where the store knows something of the pipeline, which is thrown away.
@@ -147,10 +134,10 @@ class Rebuild:
         """
         began = self._clock()
         resumed = await self._refuse_unless_empty(discard=discard)
-        stages = self._surveyed()
+        stages = self._proven()
         if not resumed:
             await self._store.forget(self._pipeline.name)
-        work = [await self._marked(stage) for stage in stages]
+        work = [await self._marked(number, stage) for number, stage in enumerate(stages)]
         await self._reserve(work[0])
         for number, parts in enumerate(work):
             # Partitions of the first stage share one map of event ids, so what came first in time goes first.
@@ -159,7 +146,7 @@ class Rebuild:
         for part in chain.from_iterable(work):
             await self._open(part)
         seconds = round(self._clock() - began, 3)
-        return Rebuilt(self._pipeline.name, seconds, resumed, [self._report(stage) for stage in stages])
+        return Rebuilt(self._pipeline.name, seconds, resumed, list(map(self._report, self._plans, stages)))
 
     # What is there.
 
@@ -187,103 +174,29 @@ class Rebuild:
     def _partition(self, topic: str, number: int) -> PartitionId:
         return PartitionId(self._pipeline.name, topic, number, self._identities[topic])
 
-    # 1 survey
+    # 2 empty, 3 replay
 
-    def _surveyed(self) -> list[_Stage]:
-        stages: list[_Stage] = []
+    def _proven(self) -> list[ProvenStage]:
         bounds = [self._logs.bounds((at.topic, at.partition)) for at in self._partitions()]
         # Every hop topic is read twice, and at worst the predictions once, which is nothing beside the replay.
         self._all = max(2 * sum(end - begin for begin, end in bounds), 1)
-        surveyor = Surveyor(self._logs, self._committed, self._heard)
-        for number, plan in enumerate(self._plans):
-            topic = self._topics.hops[plan.entity]
-            self._doing = f"looking through {topic.name}"
-            survey = surveyor.survey(
-                topic.name,
-                topic.partitions,
-                FrameCodec(self._pipeline.feature_set, number),
-                self._tail_record(number),
-                self._holders.of_output if stages and stages[-1].survey.has_tail else None,
-            )
-            if stages:
-                self._prove_by_frames(stages[-1], survey)
-            stage = silent_stage(
-                self._pipeline, self._settings, self._topics, number, self._store, self._metrics
-            )
-            stages.append(_Stage(stage, survey))
-        self._prove_by_predictions(stages[-1])
-        return stages
+        of = (self._pipeline, self._topics, self._identities, self._logs, self._committed)
+        return Proof(*of, self._holders, self._heard).stages()
 
-    def _tail_record(self, number: int) -> Callable[[int, Frame], TailRecord]:
-        if number + 1 < len(self._plans):
-            hop = hop_to(self._pipeline, self._topics, number + 1)
-
-            def sent_on(offset: int, frame: Frame) -> TailRecord:
-                if number == 0:
-                    self._holders.of_tail(frame)
-                return TailRecord(offset, hop.targets(frame))
-
-            return sent_on
-        partitions, events = self._topics.predictions.partitions, self._topics.events.name
-
-        def answered(offset: int, frame: Frame) -> TailRecord:
-            if number == 0:
-                self._holders.of_tail(frame)
-            names = frame.rows.event_ids.to_pylist()
-            targets = np.array([partition_of(name.encode(), partitions) for name in names], np.int64)
-            places = (frame.origin_topics, frame.origin_partitions, frame.origin_offsets)
-            origins = zip(*(numbers.tolist() for numbers in places), strict=True)
-            return TailRecord(offset, targets, [position_text(events, *origin) for origin in origins])
-
-        return answered
-
-    def _prove_by_frames(self, stage: _Stage, downstream: Survey) -> None:
-        for survey in stage.survey.partitions:
-            topic, number = survey.place
-            reach = downstream.reach.get(f"{topic}@{self._identities[topic]}/{number}", {})
-            stage.proven.append(last_proven(survey.tail, reach, survey.proven_before))
-            stage.pins.append([])
-
-    def _prove_by_predictions(self, stage: _Stage) -> None:
-        standing = self._standing(stage.survey) if stage.survey.has_tail else {}
-        for survey in stage.survey.partitions:
-            reach = reach_of_predictions(survey.tail, standing)
-            stage.proven.append(last_proven(survey.tail, reach, survey.proven_before))
-            stage.pins.append(pins(survey.tail, standing, stage.proven[-1]))
-
-    def _standing(self, survey: Survey) -> dict[str, str]:
-        """By position the versions of those predictions of the tails that stand; of copies the first."""
-        wanted = {
-            event for partition in survey.partitions for record in partition.tail for event in record.events
-        }
-        found: dict[str, str] = {}
-        topic = self._topics.predictions
-        self._doing = f"looking through {topic.name}"
-        for number in range(topic.partitions):
-            place = (topic.name, number)
-            for records in self._logs.read(place, *self._logs.bounds(place)):
-                for record in records:
-                    event = (header(record, POSITION) or b"").decode()
-                    if len(self._plans) == 1:
-                        self._holders.of_prediction(record.key, record.value or b"")
-                    if event in wanted and event not in found:
-                        found[event] = _versions(record.value or b"")
-        return found
-
-    # 2 empty, 3 replay
-
-    async def _marked(self, stage: _Stage) -> list[_Part]:
+    async def _marked(self, number: int, proven: ProvenStage) -> list[_Part]:
         """The partitions that are to be rebuilt, each taken over under the identity that no worker goes on from."""
+        of = (self._pipeline, self._settings, self._topics)
+        stage = silent_stage(*of, number, self._store, self._metrics)
         parts = []
-        for survey, last, wanted in zip(stage.survey.partitions, stage.proven, stage.pins, strict=True):
+        for survey, last, wanted in zip(proven.survey.partitions, proven.proven, proven.pins, strict=True):
             at = self._partition(*survey.place)
             loaded = await self._store.load(at)
             if loaded.identity == at.identity:
                 continue  # an interrupted rebuild had got as far as to open it
-            parts.append(_Part(stage.stage, at, last, wanted))
+            parts.append(_Part(stage, at, last, wanted))
             if loaded.applied == NOTHING_APPLIED:
                 nothing = replace(loaded, watermark_us=NO_EVENT_US)
-                await self._commit(stage.stage, at.rebuilding, nothing, survey.begins - 1)
+                await self._commit(stage, at.rebuilding, nothing, survey.begins - 1)
         return parts
 
     async def _reserve(self, parts: Sequence[_Part]) -> None:
@@ -300,9 +213,8 @@ class Rebuild:
             for number, (part, memory) in enumerate(zip(parts, memories, strict=True))
         }
         for number, records in in_time_order(logs, self._settings.batch_max_records):
-            self._doing = f"rebuilding {parts[number].stage.name}"
             await self._worked(parts[number], memories[number], records)
-            self._heard(len(records))
+            self._heard(f"rebuilding {parts[number].stage.name}", len(records))
 
     async def _worked(self, part: _Part, memory: Memory, records: list[Record]) -> None:
         while records:
@@ -336,15 +248,13 @@ class Rebuild:
 
     # What is told.
 
-    def _heard(self, records: int) -> None:
+    def _heard(self, what: str, records: int) -> None:
         self._read += records
-        self._told(self._doing, min(self._read / self._all, 1.0))
+        self._told(what, min(self._read / self._all, 1.0))
 
-    def _report(self, stage: _Stage) -> StageRebuilt:
-        surveys = stage.survey.partitions
+    def _report(self, plan: EntityPlan, stage: ProvenStage) -> StageRebuilt:
+        surveys, name = stage.survey.partitions, plan.entity
         oldest = [survey.oldest_us for survey in surveys if survey.oldest_us is not None]
-        longest_us = stage.stage.batches.plan.longest_us
-        name = stage.stage.name
         return StageRebuilt(
             name,
             int(self._counted("events", name)),
@@ -352,18 +262,12 @@ class Rebuild:
             sum(survey.end - 1 - last for survey, last in zip(surveys, stage.proven, strict=True)),
             all(survey.begins == 0 for survey in surveys),
             _text(max(oldest)) if oldest else None,
-            _text(max(oldest) + longest_us) if oldest else None,
+            _text(max(oldest) + plan.longest_us) if oldest else None,
             sum(survey.deleted_unread for survey in surveys),
         )
 
     def _counted(self, name: str, stage: str) -> float:
         return self._metrics.registry.get_sample_value(f"driftwood_{name}_total", {"stage": stage}) or 0.0
-
-
-def _versions(value: bytes) -> str:
-    prediction: dict[str, Any] = json.loads(value)
-    (part,) = prediction["parts"].values()
-    return versions_text(part["version"], prediction["pipeline_version"])
 
 
 def _text(time_us: int) -> str:
