@@ -27,7 +27,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,21 +38,19 @@ from benchmarks import watching
 from benchmarks.machine import machine
 from benchmarks.peers import quix_environment
 from benchmarks.peers.answers import agreement, read_answers
-from benchmarks.peers.job import FEATURES, Job
+from benchmarks.peers.bench import Bench, command_of, job_of
+from benchmarks.peers.job import FEATURES
 from benchmarks.peers.process import PeerProcess, cpu_us
 from benchmarks.printing import arguments, print_machine, say, tell
 from benchmarks.running import SESSION_TIMEOUT, Running, standing_still
-from benchmarks.servers import BROKERS, LogEnds, Servers, servers
+from benchmarks.servers import BROKERS, LogEnds, servers
 from benchmarks.watching import Watch
-from benchmarks.workloads import Keyed, Workload, card_workload, chunked
+from benchmarks.workloads import Workload, card_workload
 from driftwood.demo_worker import WorkerChild
 from driftwood.pipelines import topics_of
-from driftwood.produce import Production, Schedule
 from features.errors import DeveloperError, DriftwoodError
-from features.feast_objects import apply_repository, write_repository
-from models.model_store import MODEL_FILE, ModelStore
 from streams.settings import Settings
-from streams.topics import PipelineTopics, Topic
+from streams.topics import Topic
 
 PEERS = ("faust_feast", "quix", "plain")
 VERSIONS = (
@@ -75,29 +72,6 @@ SETTLE_S = 6.0
 Figures = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Bench:
-    """What all of them share."""
-
-    workload: Workload
-    settings: Settings
-    topics: PipelineTopics
-    servers: Servers
-    folder: Path
-    made: list[Keyed]
-    warm: int
-    settle_s: float
-
-    def peer_topic(self, peer: str, kind: str) -> Topic:
-        """A topic of a peer's own."""
-        return Topic(f"{peer}.{kind}", self.settings.partitions)
-
-    def send(self, peer: str, made: Sequence[Keyed]) -> None:
-        """Events for a peer, keyed by card."""
-        production = Production(peer, self.peer_topic(peer, "events"), self.settings)
-        production.run(chunked(made), Schedule())
-
-
 def run(
     workload: Workload,
     events: int,
@@ -116,6 +90,8 @@ def run(
         raise DeveloperError(
             "the peers are written for the features of benchmarks/card_pipeline.py, and these are others"
         )
+    if "quix" in peers:
+        quix_environment.python()  # made now, if it has to be: the servers need not wait for it
     with tempfile.TemporaryDirectory(prefix="driftwood-peers-") as temporary:
         folder = Path(temporary)
         say(f"training the model of {workload.reference}")
@@ -137,6 +113,7 @@ def run(
 
 def _compared(bench: Bench, broker: str, peers: Sequence[str]) -> Figures:
     found = {"driftwood": _driftwood(bench)}
+    say(f"driftwood: {found['driftwood']['cpu_us_per_event']} us of CPU an event")
     ours = read_answers(bench.servers.brokers, bench.topics.predictions)
     equal = {}
     for peer in peers:
@@ -189,8 +166,8 @@ def _driftwood(bench: Bench) -> Figures:
 def _peer(bench: Bench, peer: str) -> Figures:
     say(peer)
     redis.Redis.from_url(bench.servers.redis_url).flushall()
-    job = _job(bench, peer)
-    command = _command(bench, peer, job)
+    job = job_of(bench, peer)
+    command = command_of(bench, peer, job)
     ends = LogEnds(bench.servers.brokers, bench.peer_topic(peer, "predictions"))
     with PeerProcess(command, job.save(Path(job.folder) / "job.json"), bench.servers.pids) as process:
         bench.send(peer, bench.made[: bench.warm])
@@ -213,47 +190,6 @@ def _figures(bench: Bench, spent: dict[str, float], seconds: float, memory_mib: 
         "cpu_us_per_event_beside": spent,
         "memory_mib": memory_mib,
     }
-
-
-def _job(bench: Bench, peer: str) -> Job:
-    store, name = ModelStore(bench.settings.models_dir), bench.workload.pipeline.name
-    version = store.champion(name) or ""
-    card = store.card(name, version)
-    folder = bench.folder / peer
-    folder.mkdir()
-    return Job(
-        brokers=bench.servers.brokers,
-        redis_url=bench.servers.redis_url,
-        events=bench.peer_topic(peer, "events").name,
-        hop=bench.peer_topic(peer, "hop").name,
-        predictions=bench.peer_topic(peer, "predictions").name,
-        group=peer,
-        folder=str(folder),
-        model=str(bench.settings.models_dir / name / version / MODEL_FILE),
-        model_version=version,
-        channels=card.features[FEATURES.index("channel")].categories or (),
-        threshold=card.threshold or 0.0,
-    )
-
-
-def _command(bench: Bench, peer: str, job: Job) -> list[str]:
-    """How to start it. Feast's definitions are applied before, as they are in life."""
-    if peer == "quix":
-        return [str(quix_environment.python()), str(Path(quix_environment.LOCK).with_name("app.py"))]
-    if peer == "faust_feast":
-        folder = Path(job.folder)
-        write_repository(folder, peer, bench.workload.pipeline.feature_set.entities, job.redis_url)
-        _skip_dedup(folder / "feature_store.yaml")
-        apply_repository(folder)
-    return [sys.executable, "-m", f"benchmarks.peers.{peer}"]
-
-
-def _skip_dedup(settings: Path) -> None:
-    """Feast need not read a row's time before it writes the row: a third less work, and one writer has each entity."""
-    text = settings.read_text(encoding="utf-8")
-    settings.write_text(
-        text.replace("  type: redis\n", "  type: redis\n  skip_dedup: true\n"), encoding="utf-8"
-    )
 
 
 def show(console: Console, figures: Mapping[str, Any]) -> None:

@@ -10,9 +10,10 @@ What it leaves out:
 
 - It answers one event at a time, so nothing of an event can be shared with its neighbours: a row costs LightGBM twice as
   much as in a batch, and state is decoded and encoded for every event.
-- At least once, its default: after a crash the events since the last checkpoint (5 s) are answered again. State, offsets
-  and changelog go together, so that windows count them once; with `processing_guarantee="exactly-once"`, which costs more,
-  predictions do not stand twice either. (Redis rows are written again, with the same content.)
+- At least once, its default: after a crash the events since the last checkpoint (5 s) are worked on again. State, offsets
+  and changelog go together, so that cards count them once; but they are sent to the hop again, where terminals count them
+  twice, and predictions stand twice. `processing_guarantee="exactly-once"` mends both, by Kafka's transactions, at a price;
+  the cheaper one is measured. (Redis rows are outside of it, and are written again.)
 - A payment that its sender repeats is counted twice.
 - A payment that cannot be decoded ends the application, unless a callback says to ignore it; it is kept nowhere.
 - Redis gets the newest features as JSON, for those who know the keys. There is no registry and no offline join.
