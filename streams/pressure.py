@@ -2,9 +2,10 @@
 
 Only sources are slowed. The dataflow may have a cycle, and a stage that waited for the stage behind it could wait for
 itself. Every worker knows how many bytes it has sent into each hop partition and, from the store, up to where they were
-applied; it shares what is unread through Redis. Ingest waits while the fullest partition is above the limit, and then
-`driftwood produce` waits for `events` to be read. On the embedded broker this is what keeps data from being dropped; a
-real Kafka keeps the backlog on disk, and there the limit may be 0, which means none.
+applied; it shares what is unread through Redis. Ingest waits while the fullest partitions of all hop topics together are
+above the limit (what stands in one hop moves on into the next when that one is slow), and then `driftwood produce` waits
+for `events` to be read. On the embedded broker this is what keeps data from being dropped; a real Kafka keeps the backlog
+on disk, and there the limit may be 0, which means none.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from streams.producer import Outgoing
 
 log = logging.getLogger(__name__)
 
-# Between two looks at what was applied: with 20 MB/s through four partitions about 0.5 MB come on top of the limit.
+# Between two looks at what was applied, and at what others sent: with 20 MB/s from other workers through four partitions
+# about 0.5 MB come on top of the limit. What this worker sends counts at once.
 LOOK_EVERY_S = 0.1
 
 
@@ -64,7 +66,7 @@ class MeasuredPublisher:
 
 
 class Pressure:
-    """What this worker has sent and nobody has applied yet; `relief` waits until the fullest partition has room.
+    """What this worker has sent and nobody has applied yet; `relief` waits until the fullest partitions have room.
 
     The memory is bounded by the limit itself: an entry per unapplied record, and no source adds to it above the limit.
     """
@@ -76,6 +78,9 @@ class Pressure:
         self._ledger, self._worker, self._limit_bytes = ledger, worker, limit_bytes
         self._troubled = troubled
         self._sent: dict[Partition, deque[tuple[int, int]]] = defaultdict(deque)
+        self._unread: Counter[Partition] = (
+            Counter()
+        )  # of all workers, as of the last look; and what was sent since
         self._room = asyncio.Event()
         self._room.set()
         self.fullest_bytes = 0
@@ -84,9 +89,11 @@ class Pressure:
         """Records of `size` bytes were sent into a hop partition; the last of them stands at `offset`."""
         if self._limit_bytes:
             self._sent[place].append((offset, size))
+            self._unread[place] += size
+            self._decide()
 
     async def relief(self, within_s: float) -> bool:
-        """Wait up to `within_s` until the fullest hop partition holds no more unread bytes than the limit; does it?"""
+        """Wait up to `within_s` until the hop topics hold no more unread bytes than the limit; do they?"""
         try:
             async with asyncio.timeout(within_s):
                 await self._room.wait()
@@ -121,9 +128,17 @@ class Pressure:
             while waiting and waiting[0][0] <= applied:
                 waiting.popleft()
         unread = {key: sum(size for _, size in waiting) for key, waiting in self._sent.items()}
+        known = Counter(self._unread)
         shared = await self._ledger.share(self._worker, unread)
-        self.fullest_bytes = max(shared.values(), default=0)
-        if self.fullest_bytes > self._limit_bytes:
+        self._unread = Counter(shared) + (self._unread - known)  # the latter was sent meanwhile
+        self._decide()
+
+    def _decide(self) -> None:
+        self.fullest_bytes = max(self._unread.values(), default=0)
+        fullest: Counter[str] = Counter()
+        for (topic, _), size in self._unread.items():
+            fullest[topic] = max(fullest[topic], size)
+        if fullest.total() > self._limit_bytes:
             self._room.clear()
         else:
             self._room.set()

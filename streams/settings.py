@@ -226,8 +226,8 @@ class Settings(BaseSettings):
     unread_bytes_max: Size = setting(
         2_621_440,
         "Batches",
-        "Ingest waits while any partition of any hop topic holds more unread bytes than this, and `driftwood produce` while "
-        "any of `events` does; 0B: never. The embedded broker loses what lies 5 MiB behind, so there it must stay at 2.5MiB or less.",
+        "Ingest waits while the fullest partitions of the hop topics together hold more unread bytes than this, and `driftwood "
+        "produce` while any of `events` does; 0B: never. The embedded broker loses what lies 5 MiB behind, so there it must stay at 2.5MiB or less.",
         "Absorbs longer bursts on a real Kafka; a longer queue is a higher latency.",
         ge=0,
         le=64 << 30,

@@ -15,7 +15,7 @@ from streams.pressure import MeasuredPublisher, Pressure
 from streams.producer import Outgoing
 from tests.in_process import Log
 
-HOP, OTHER = ("p.hop-a", 0), ("p.hop-a", 1)
+HOP, OTHER, NEXT = ("p.hop-a", 0), ("p.hop-a", 1), ("p.hop-b", 0)
 
 
 @dataclass
@@ -70,6 +70,49 @@ def test_the_fullest_partition_counts_not_their_sum():
         pressure.sent(OTHER, 0, 900)
         assert await has_room(pressure)
 
+    asyncio.run(scenario())
+
+
+def test_the_fullest_partitions_of_several_hops_count_together():
+    async def scenario() -> None:
+        shared = Shared()
+        pressure = Pressure(shared, "one", limit_bytes=1_000)
+        pressure.sent(HOP, 0, 600)
+        pressure.sent(OTHER, 0, 500)
+        pressure.sent(NEXT, 0, 400)
+        assert await has_room(pressure)
+        pressure.sent(NEXT, 1, 1)
+        assert not await has_room(pressure)
+        assert pressure.fullest_bytes == 600
+        shared.places[HOP] = 0
+        assert await has_room(pressure)
+
+    asyncio.run(scenario())
+
+
+def test_what_is_sent_counts_at_once_and_not_from_the_next_look_on():
+    async def scenario() -> None:
+        pressure = Pressure(Shared(), "one", limit_bytes=1_000)
+        pressure.sent(HOP, 0, 1_001)
+        assert not await pressure.relief(within_s=0.001)
+
+    asyncio.run(scenario())
+
+
+def test_what_is_sent_while_others_are_asked_counts_on_top():
+    class Slow(Shared):
+        async def share(self, worker: str, unread: Mapping[Partition, int]) -> dict[Partition, int]:
+            pressure.sent(HOP, 1, 300)
+            return await super().share(worker, unread)
+
+    async def scenario() -> None:
+        pressure.sent(HOP, 0, 600)
+        await pressure.look()
+        assert pressure.fullest_bytes == 900
+        await pressure.look()
+        assert pressure.fullest_bytes == 1_200
+
+    pressure = Pressure(Slow(), "one", limit_bytes=1_000)
     asyncio.run(scenario())
 
 
