@@ -185,15 +185,20 @@ class _Watch:
 
 
 def _recovery(recovery: Recovery) -> dict[str, Any]:
-    """Seconds from a kill to the first new prediction of a partition that was the killed worker's."""
-    seconds = recovery.seconds
-    shares = {"p50": 50, "p95": 95, "max": 100}
-    measured = {
-        name: round(float(np.percentile(seconds, share)), 2) for name, share in shares.items() if seconds
-    }
+    """Seconds from a kill to the first new prediction of a partition that the killed worker owned; null: none was."""
+
+    def of(seconds: list[float], percent: float) -> float | None:
+        return round(float(np.percentile(seconds, percent)), 2) if seconds else None
+
     return {
-        **{f"recovery_seconds_{name}": measured.get(name) for name in shares},
-        "recoveries": len(seconds),
+        "recoveries": len(recovery.seconds),
+        "recovery_seconds_p50": of(recovery.seconds, 50),
+        "recovery_seconds_p95": of(recovery.seconds, 95),
+        "recovery_seconds_max": of(recovery.seconds, 100),
+        # Where nobody else was killed before it was over.
+        "undisturbed_recoveries": len(recovery.undisturbed),
+        "undisturbed_recovery_seconds_p50": of(recovery.undisturbed, 50),
+        "undisturbed_recovery_seconds_p95": of(recovery.undisturbed, 95),
     }
 
 

@@ -79,24 +79,33 @@ class Supervised:
 class Recovery:
     """From each kill to the first new prediction out of a partition that the killed worker owned; `seconds` has them.
 
+    `undisturbed` has those in which no other worker was killed meanwhile.
+
     Example:
         >>> recovery = Recovery()
         >>> recovery.killed({2, 3}, 100.0)
         >>> for partition, at in ((3, 100.2), (1, 105.0), (3, 107.5), (2, 108.0)):
         ...     recovery.answered(partition, at)
-        >>> recovery.seconds
-        [7.5]
+        >>> recovery.killed({1}, 110.0)
+        >>> recovery.killed({2}, 112.0)
+        >>> recovery.answered(1, 119.0)
+        >>> recovery.answered(2, 120.0)
+        >>> recovery.seconds, recovery.undisturbed
+        ([7.5, 9.0, 8.0], [7.5, 8.0])
     """
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
+        self.undisturbed: list[float] = []
         self._waiting: list[tuple[float, frozenset[int]]] = []
+        self._last_kill = 0.0
         self._lock = threading.Lock()
 
     def killed(self, partitions: Collection[int], at: float) -> None:
         """A worker that owned these partitions of the last stage was killed at this second."""
-        if partitions:
-            with self._lock:
+        with self._lock:
+            self._last_kill = at
+            if partitions:
                 self._waiting.append((at, frozenset(partitions)))
 
     def answered(self, partition: int, at: float) -> None:
@@ -104,8 +113,7 @@ class Recovery:
         if not self._waiting:
             return
         with self._lock:
-            over = [
-                (since, owned) for since, owned in self._waiting if partition in owned and at > since + ECHO_S
-            ]
+            over = [one for one in self._waiting if partition in one[1] and at > one[0] + ECHO_S]
             self.seconds += [at - since for since, _ in over]
+            self.undisturbed += [at - since for since, _ in over if since == self._last_kill]
             self._waiting = [one for one in self._waiting if one not in over]
