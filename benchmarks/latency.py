@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,26 +132,28 @@ def latencies(brokers: str, topic: Topic, load: Load) -> tuple[Floats, bool]:
 
     Raises `OperatorError` when some are no longer there: the embedded broker keeps 5 MiB of a partition.
     """
-    consumer = Consumer({"bootstrap.servers": brokers, "group.id": "latency", "enable.auto.commit": False})
-    places = [TopicPartition(topic.name, number, 0) for number in range(topic.partitions)]
-    consumer.assign(places)
-    read, waits_ms, by_broker = 0, [], True
-    while read < load.events:
-        # What there is within so long, at most as much as is missing: asking for more would wait in vain.
-        messages = consumer.consume(min(load.events - read, 10_000), timeout=READ_WITHIN_S)
-        if not messages:
-            raise OperatorError(
-                f"of {load.events:,} predictions {read:,} can be read: send fewer, or use Kafka"
-            )
-        read += len(messages)
-        for message in messages:
-            kind, at_ms = message.timestamp()
-            answer = msgspec.json.decode(message.value() or b"", type=_Answer)
+    config = {"bootstrap.servers": brokers, "group.id": "latency", "enable.auto.commit": False}
+    with closing(Consumer(config)) as consumer:
+        consumer.assign([TopicPartition(topic.name, number, 0) for number in range(topic.partitions)])
+        waits_ms, by_broker = [], True
+        for kind, at_ms, answer in _answers(consumer, load.events):
             by_broker = by_broker and kind == TIMESTAMP_LOG_APPEND_TIME
             if int(answer.event_id[1:]) >= load.warm:
                 waits_ms.append(at_ms - answer.arrived_ms)
-    consumer.close()
     return np.array(waits_ms, np.float64), by_broker
+
+
+def _answers(consumer: Consumer, expected: int) -> Iterator[tuple[int, int, _Answer]]:
+    """The kind and the time (ms) of each prediction's timestamp, and what it says."""
+    read = 0
+    while read < expected:
+        # At most as many as are missing: asking for more would wait in vain.
+        messages = consumer.consume(min(expected - read, 10_000), timeout=READ_WITHIN_S)
+        if not messages:
+            raise OperatorError(f"of {expected:,} predictions {read:,} can be read: send fewer, or use Kafka")
+        read += len(messages)
+        for message in messages:
+            yield *message.timestamp(), msgspec.json.decode(message.value() or b"", type=_Answer)
 
 
 def _measured(load: Load, now: Running, sender: subprocess.Popen[str], started: Servers) -> dict[str, Any]:
