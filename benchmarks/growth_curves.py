@@ -17,6 +17,7 @@ import numpy as np
 from benchmarks.card_payments import CHANNELS, START_US, Payments, records
 from benchmarks.card_pipeline import Payment
 from benchmarks.in_process import Road, Steps, steps_us
+from benchmarks.machine import loop_ms
 from benchmarks.printing import say
 from driftwood import Entity, Label, Pipeline
 from driftwood.embedded import EmbeddedRedis
@@ -40,6 +41,7 @@ class Point(NamedTuple):
     tiles: int  # that a window is read from
     misses: float  # entities a row that were not in memory
     cpu_us: float
+    loop_ms: float  # of `benchmarks.machine`, just before and just after
     steps_us: dict[str, float]
     bytes_per_entity: int
 
@@ -105,10 +107,12 @@ async def _point(entities: int, window: str, every_us: int, filling: int, hot: i
         coming = rounds(entities, every_us)
         for _ in range(filling):
             await _through(road, next(coming), min(POPULATING_ROWS, max(hot // 2, 500)))
+        slow_ms = loop_ms()
         cpu_us, steps, misses = await _measured(road, coming, min(ROWS, entities), events)
+        slow_ms = round((slow_ms + loop_ms()) / 2, 1)
         await store.aclose()
     ring = ring_length(duration_us(window, "window"))
-    return Point(entities, window, ring, misses, cpu_us, steps["card"], bytes_per_entity(plan))
+    return Point(entities, window, ring, misses, cpu_us, slow_ms, steps["card"], bytes_per_entity(plan))
 
 
 async def _measured(

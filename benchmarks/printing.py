@@ -34,7 +34,8 @@ def tell(
         json.dump(figures, sys.stdout, indent=2)
         sys.stdout.write("\n")
     else:
-        show(Console(), figures)
+        # Into a file or a pipe: wide enough for every table.
+        show(Console(width=None if sys.stdout.isatty() else 140), figures)
 
 
 def print_steps(console: Console, title: str, figures: Mapping[str, Mapping[str, float]]) -> None:
