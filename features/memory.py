@@ -16,7 +16,7 @@ class Memory(NamedTuple):
     words: Ints
     numbers: Floats
     hashes: Hashes
-    entity_of_slot: npt.NDArray[np.int32]  # int32[slots]: 1 + the entity's number in the batch; 0 between batches
+    entity_of_slot: npt.NDArray[np.int32]  # int32[slots]: 1 + its number in the batch; 0 between batches
     scratch: Hashes  # uint64[most hashes of a tile]
 
 
