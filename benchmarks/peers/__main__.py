@@ -169,7 +169,8 @@ def _peer(bench: Bench, peer: str) -> Figures:
     job = job_of(bench, peer)
     command = command_of(bench, peer, job)
     ends = LogEnds(bench.servers.brokers, bench.peer_topic(peer, "predictions"))
-    with PeerProcess(command, job.save(Path(job.folder) / "job.json"), bench.servers.pids) as process:
+    file = job.save(Path(job.folder) / "job.json")
+    with PeerProcess(peer, command, file, bench.servers.pids) as process:
         bench.send(peer, bench.made[: bench.warm])
         process.answered(ends, bench.warm)
         time.sleep(bench.settle_s)

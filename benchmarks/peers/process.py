@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,13 +13,12 @@ from typing import Self
 import psutil
 
 from benchmarks.servers import LogEnds
-from features.errors import OperatorError
+from driftwood.embedded.child import KeptServer
 
 ROOT = Path(__file__).parents[2]
 LOOK_EVERY_S = 0.05
 SILENT_S = 120.0  # nothing was answered for this long: something is wrong
 END_WITHIN_S = 60.0
-LINES_SHOWN = 15
 
 
 @dataclass(frozen=True)
@@ -34,27 +31,21 @@ class Seen:
 
 
 class PeerProcess:
-    """`command` with the job file as its last argument; its log goes beside that file."""
+    """`command` with the job file as its last argument; its log goes beside that file. It ends with this process."""
 
-    def __init__(self, command: Sequence[str], job: Path, beside: Mapping[str, int]) -> None:
-        self._log = job.with_suffix(".log")
-        with self._log.open("w") as output:
-            # The repository's root is where `benchmarks` is found, by the environment of another interpreter too.
-            self._process = subprocess.Popen(
-                ["env", f"PYTHONPATH={ROOT}", *command, str(job)],
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                cwd=job.parent,
-            )
-        self._watched = {name: psutil.Process(pid) for name, pid in beside.items()}
-        self._watched["worker"] = psutil.Process(self._process.pid)
+    def __init__(self, name: str, command: Sequence[str], job: Path, beside: Mapping[str, int]) -> None:
+        # The repository's root is where `benchmarks` is found, by the environment of another interpreter too.
+        found = ["env", f"PYTHONPATH={ROOT}", *command, str(job)]
+        self._kept = KeptServer(name, found, job.with_suffix(".log"), grace_s=END_WITHIN_S)
+        watched = {**beside, "worker": self._kept.server_pid}
+        self._watched = {process: psutil.Process(pid) for process, pid in watched.items()}
 
     def look(self, ends: LogEnds) -> Seen:
         """Now. Raises `OperatorError` with the end of its log when the peer has ended."""
-        if self._process.poll() is not None:
-            raise OperatorError(f"a peer ended with {self._process.returncode}:\n{self._last_words()}")
+        if not self._kept.running:
+            raise self._kept.failure("ended")
         answers = ends.total()
-        cpu_s = {name: _cpu_s(process) for name, process in self._watched.items()}
+        cpu_s = {name: sum(process.cpu_times()[:2]) for name, process in self._watched.items()}
         return Seen(time.monotonic(), answers, cpu_s)
 
     def answered(self, ends: LogEnds, answers: int) -> Seen:
@@ -67,31 +58,25 @@ class PeerProcess:
             if seen.answers > known:
                 known, since = seen.answers, seen.at_s
             elif seen.at_s - since > SILENT_S:
-                what = f"nothing was answered for {SILENT_S:g} s: {known:,} of {answers:,}"
-                raise OperatorError(f"{what}\n{self._last_words()}")
+                raise self._kept.failure(f"answered nothing for {SILENT_S:g} s: {known:,} of {answers:,}")
         return seen
 
     @contextmanager
     def standing_still(self) -> Iterator[None]:
         """It does nothing meanwhile, and does not know."""
-        self._process.send_signal(signal.SIGSTOP)
+        self._watched["worker"].suspend()
         try:
             yield
         finally:
-            self._process.send_signal(signal.SIGCONT)
+            self._watched["worker"].resume()
 
     def memory_mib(self) -> int:
         """What it has resident."""
         return int(self._watched["worker"].memory_info().rss >> 20)
 
     def stop(self) -> None:
-        """End it, gracefully if it will."""
-        self._process.terminate()
-        try:
-            self._process.wait(END_WITHIN_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        """End it by SIGTERM, gracefully if it will."""
+        self._kept.stop()
 
     def __enter__(self) -> Self:
         return self
@@ -101,9 +86,6 @@ class PeerProcess:
     ) -> None:
         self.stop()
 
-    def _last_words(self) -> str:
-        return "\n".join(self._log.read_text(errors="replace").splitlines()[-LINES_SHOWN:])
-
 
 def cpu_us(before: Seen, after: Seen) -> dict[str, float]:
     """Microseconds of CPU for each prediction between two looks, by process."""
@@ -111,8 +93,3 @@ def cpu_us(before: Seen, after: Seen) -> dict[str, float]:
     return {
         name: round(1e6 * (after.cpu_s[name] - spent) / events, 1) for name, spent in before.cpu_s.items()
     }
-
-
-def _cpu_s(process: psutil.Process) -> float:
-    every = [process, *process.children(recursive=True)]
-    return sum(sum(one.cpu_times()[:2]) for one in every)
