@@ -100,6 +100,11 @@ class Answers:
         until(lambda: self.look() >= count, f"{count} answers; there are {len(self.ids)}", within_s)
         return self.ids
 
+    def wait_for_all(self, events: Sequence[dict[str, Any]]) -> None:
+        """Wait until each of these events is answered, whatever comes after them."""
+        missing = {event["payment_id"] for event in list(events)}
+        until(lambda: self.look() and missing <= self.ids, "an answer to every event so far")
+
     def look(self) -> int:
         """How many there are now."""
         new = self._reader.read(0.1)[self._read :]

@@ -117,7 +117,7 @@ def test_a_broker_that_is_away_for_a_minute_is_waited_for_and_nothing_is_lost(
         assert "Kafka does not answer" in worker.stderr
         assert len(worker.stderr.splitlines()) - lines < 120, "clients that try again flood no log"
         broker.start()
-        answers.wait_for(len(traffic.events))
+        answers.wait_for_all(traffic.events)
         broker.away(signal.SIGSTOP)
         until(lambda: worker.metrics().value("driftwood_broker_away_seconds") > 10, "it is missed")
         broker.away(signal.SIGCONT)

@@ -134,7 +134,7 @@ def test_workers_join_and_leave_with_batches_in_hand_and_committed_offsets_misle
             workers.append(place.worker(start).started())
             until(lambda: flows(workers[-1]), "the newcomer has work")
             leaves_with_a_batch_in_hand(workers.pop(0), embedded_redis)
-            answers.wait_for(len(traffic.events))
+            answers.wait_for_all(traffic.events)
         assert [worker.stop() for worker in workers] == [0, 0]
         commit_wrongly(place)
         last = place.worker(start).started()
@@ -158,7 +158,7 @@ def test_a_worker_that_wakes_after_it_was_replaced_changes_nothing_and_neither_d
             until(lambda: kafka_proxy.held, "it has sent something that does not arrive")
             refused, late = refusals(sleeper), kafka_proxy.late
             sleeper.suspend()
-            answers.wait_for(len(traffic.events))  # without the sleeper: its partitions have moved
+            answers.wait_for_all(traffic.events)  # without the sleeper: its partitions have moved
             kafka_proxy.release()
             arrives_late(kafka_proxy, late)
             sleeper.resume()
