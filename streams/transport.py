@@ -48,6 +48,9 @@ consumer that does not poll for that long leaves its group."""
 RETRY_S = 0.5
 """Pause before the broker is asked for a position again, in seconds; a cold group coordinator needs a second or two."""
 
+GROUP_LOOK_S = 0.5
+"""How often the consumer thread asks for what keeps it out of its group, in seconds."""
+
 SOMETHING = TP("", -1)
 """Always in the set of partitions that flow: aiokafka reads an EMPTY set as "all partitions", held ones included."""
 
@@ -195,6 +198,22 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         # aiokafka stops fetching from a NODE for 100 ms after it brought records that nobody took: one held partition
         # would hold up all others of its broker each time.
         self._ensure_consumer()._fetcher._prefetch_backoff = 0.0
+        self._watch = asyncio.create_task(self._watch_group(), name="watch the group")
+
+    async def _watch_group(self) -> None:
+        """Hear what keeps us out of the group: aiokafka holds still with it until somebody asks, and Faust never does."""
+        coordinator = self._ensure_consumer()._coordinator
+        while True:
+            await asyncio.sleep(GROUP_LOOK_S)
+            try:
+                coordinator.check_errors()
+            except KafkaError as error:
+                # aiokafka's own class is for answers that it did not expect; what the broker refuses has its own.
+                passing = error.retriable or type(error) is KafkaError
+                if coordinator._coordination_task.done() or not passing:
+                    asyncio.run_coroutine_threadsafe(self.consumer.crash(error), self.consumer.loop)
+                    return
+                self.log.warning("The group did not take this worker, which asks again: %s", error)
 
     async def fetch(self) -> list[FetchedBatch]:
         """The next records of the partitions that flow; none after `FETCH_PATIENCE_S`."""

@@ -12,6 +12,8 @@ from typing import Any
 
 import faust
 import pytest
+from aiokafka.consumer.group_coordinator import GroupCoordinator
+from aiokafka.errors import GroupAuthorizationFailedError, KafkaError
 from confluent_kafka import Consumer as PlainConsumer
 from confluent_kafka import Producer, TopicPartition
 from faust.transport.drivers import by_url
@@ -78,6 +80,33 @@ def commit(worker: FaustWorker, offsets: list[int]) -> None:
 
 def values(start: int, end: int) -> list[bytes]:
     return [b"%d" % number for number in range(start, end)]
+
+
+@pytest.mark.parametrize("passes", [True, False])
+def test_what_keeps_a_worker_out_of_its_group_is_tried_again_or_ends_it(make, monkeypatch, passes):
+    worker: FaustWorker = make()
+    join = GroupCoordinator.ensure_active_group
+    error = KafkaError("InvalidRequestError()") if passes else GroupAuthorizationFailedError("group")
+    refusals = [error]
+
+    async def refused_once(self: GroupCoordinator, *arguments: Any) -> Any:
+        if refusals:
+            raise refusals.pop()
+        return await join(self, *arguments)
+
+    monkeypatch.setattr(GroupCoordinator, "ensure_active_group", refused_once)
+
+    async def scenario() -> None:
+        produce(worker, 3)
+        if passes:
+            async with worker.running():
+                await until(lambda: worker.store.total() == 3 * PARTITIONS)
+        else:
+            await worker.app.start()
+            assert isinstance(await worker.crash(), GroupAuthorizationFailedError)
+            await worker.app.stop()
+
+    run(scenario())
 
 
 def test_the_entry_point_makes_the_scheme_known_to_faust() -> None:
