@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,10 @@ def commit(worker: FaustWorker, offsets: list[int]) -> None:
     places = [TopicPartition(worker.topic, number, offset) for number, offset in enumerate(offsets)]
     consumer.commit(offsets=places, asynchronous=False)
     consumer.close()
+
+
+def all_started(worker: FaustWorker) -> bool:
+    return len(worker.started_at) == PARTITIONS
 
 
 def values(start: int, end: int) -> list[bytes]:
@@ -158,9 +163,9 @@ def test_an_offset_that_was_committed_for_a_topic_of_the_same_name_does_not_coun
         async with before.running():
             await until(lambda: before.store.total() == 100 * PARTITIONS)
         for identity, start in (("one", 100), ("two", 0)):
-            after = make(position=from_kafka, identities={unique_name: f"cluster/{identity}"})
+            after: FaustWorker = make(position=from_kafka, identities={unique_name: f"cluster/{identity}"})
             async with after.running():
-                await until(lambda after=after: len(after.started_at) == PARTITIONS)
+                await until(partial(all_started, after))
             assert set(after.started_at.values()) == {start}
 
     run(scenario())
