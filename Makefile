@@ -17,6 +17,8 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 export UV_PYTHON_DOWNLOADS := never
 # The certificates that this machine trusts, as pip does: a company's proxy has one of its own.
 export UV_SYSTEM_CERTS := true
+# Once, at installation: where Python may not write bytecode by itself, every start would compile all libraries again (10 s).
+export UV_COMPILE_BYTECODE := true
 UV := .venv/bin/uv
 RUN := .venv/bin/python -m
 
