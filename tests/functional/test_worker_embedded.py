@@ -355,7 +355,7 @@ def test_a_worker_whose_broker_is_gone_for_good_says_that_it_stalls_and_ends(
     kill(own_place.broker)
     busy.resume()
     assert busy.ended() == OPERATOR
-    assert f"driftwood: no progress for 5 s in {own_place.payments.name}." in busy.stderr
+    assert f"driftwood: no progress for 5 s in {own_place.payments.name}." in busy.stderr, busy.stderr
 
 
 @pytest.mark.crash
