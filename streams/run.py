@@ -7,6 +7,7 @@ import gc
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 import uuid
@@ -97,11 +98,15 @@ class _WorkerProcess:
         for name in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(name, self._stop)
         async with AsyncExitStack() as down:
+            reason = ""
             try:
                 await self._work(down)
+            except OperatorError as error:
+                reason = str(error)
+                raise
             finally:
                 # From here on only taking down is left; a thread that outlives the loop must not keep the process.
-                _end_hard_after(1.5 * self._settings.stop_timeout.total_seconds())
+                end_hard_after(1.5 * self._settings.stop_timeout.total_seconds(), reason)
 
     async def _work(self, down: AsyncExitStack) -> None:
         ground, pressure = await self._ground(down)
@@ -222,7 +227,15 @@ def calm_collector() -> None:
     gc.set_threshold(70_000, 20, 100)
 
 
-def _end_hard_after(seconds: float) -> None:
-    timer = threading.Timer(seconds, os._exit, [OperatorError.exit_code])
+def end_hard_after(seconds: float, reason: str) -> None:
+    """End the process then, whatever it is at; with the reason for the end, which nobody else has said yet."""
+
+    def end() -> None:
+        if reason:
+            sys.stderr.write(f"driftwood: {reason}\n")
+            sys.stderr.flush()
+        os._exit(OperatorError.exit_code)
+
+    timer = threading.Timer(seconds, end)
     timer.daemon = True
     timer.start()

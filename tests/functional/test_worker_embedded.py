@@ -375,7 +375,7 @@ def refusal(place: Place, stages: tuple[str, ...] = (), **settings: Any) -> Oper
     values = Settings(**(place.settings | settings))
     with pytest.MonkeyPatch.context() as patch:
         # The process that would be ended hard, 45 s from now, is that of the tests.
-        patch.setattr("streams.run._end_hard_after", lambda seconds: None)
+        patch.setattr("streams.run.end_hard_after", lambda seconds, reason: None)
         with pytest.raises(OperatorError) as caught:
             run_worker(place.payments.pipeline, values, stages)
     assert "\n" not in str(caught.value)
