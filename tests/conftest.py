@@ -20,6 +20,8 @@ from hypothesis import HealthCheck, settings
 from deploy.kafka.real_kafka import RealKafka, what_is_missing
 from driftwood.embedded import EmbeddedBroker, EmbeddedRedis, Runtime
 from tests.delaying_proxy import DelayingProxy
+from tests.own_redis import OwnRedis, own_redis
+from tests.worker_process import Start, worker_processes
 
 # Deadlines are off: a slow machine is no bug, and timed assertions are none of the tests' business.
 settings.register_profile(
@@ -98,6 +100,20 @@ def module_kafka_data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same for a Kafka that the tests of a module kill and restart in turn."""
     _need_real_kafka()
     return tmp_path_factory.mktemp("kafka")
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts worker processes, which end with the test."""
+    with worker_processes(tmp_path / "workers") as starting:
+        yield starting
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[OwnRedis]:
+    """A Redis of the test's own, to be stopped, filled or emptied."""
+    with own_redis(tmp_path / "redis") as server:
+        yield server
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +18,10 @@ from streams.settings import Settings
 from streams.units import parse_duration
 from tests.card_payments import Payments, encoded, payments, payments_pipeline
 from tests.in_process import Log, Road
-from tests.own_redis import OwnRedis, own_redis
+from tests.own_redis import OwnRedis
 from tests.payments_on_kafka import assert_nothing_lost_or_double, payments_place
 from tests.supervisor import last_words
-from tests.worker_process import Start, worker_processes
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    with worker_processes(tmp_path / "workers") as starting:
-        yield starting
-
-
-@pytest.fixture
-def own(tmp_path: Path) -> Iterator[OwnRedis]:
-    with own_redis(tmp_path / "redis") as server:
-        yield server
+from tests.worker_process import Start
 
 
 def test_a_worker_whose_redis_is_full_says_so_and_nothing_is_lost_when_it_has_room_again(

@@ -48,12 +48,6 @@ OPERATOR = OperatorError.exit_code
 SESSION = "6s"
 
 
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    with worker_processes(tmp_path / "workers") as starting:
-        yield starting
-
-
 @dataclass(frozen=True)
 class Place:
     """A pipeline with its topics on a broker, and the settings of its workers."""

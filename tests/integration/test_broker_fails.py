@@ -21,7 +21,7 @@ from streams.settings import Settings
 from streams.topics import TopicAdmin
 from tests.card_payments import payments
 from tests.payments_on_kafka import Place, Traffic, assert_nothing_lost_or_double, payments_place
-from tests.worker_process import Start, WorkerProcess, until, worker_processes
+from tests.worker_process import Start, WorkerProcess, until
 
 pytestmark = pytest.mark.crash
 
@@ -80,12 +80,6 @@ def broker(servers: Broker) -> Broker:
 @pytest.fixture
 def place(tmp_path: Path, broker: Broker, redis_url: str) -> Place:
     return payments_place(tmp_path, broker.kafka.address, redis_url, stall_timeout="5m")
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    with worker_processes(tmp_path / "workers") as starting:
-        yield starting
 
 
 def last_line(worker: WorkerProcess) -> str:

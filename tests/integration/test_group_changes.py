@@ -10,7 +10,6 @@ from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
-import pytest
 from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions
 from redis import Redis
@@ -30,15 +29,9 @@ from tests.payments_on_kafka import (
     assert_nothing_lost_or_double,
     payments_place,
 )
-from tests.worker_process import Start, WorkerProcess, until, worker_processes
+from tests.worker_process import Start, WorkerProcess, until
 
 OPERATOR = OperatorError.exit_code
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    with worker_processes(tmp_path / "workers") as starting:
-        yield starting
 
 
 @contextmanager

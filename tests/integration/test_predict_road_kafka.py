@@ -36,16 +36,10 @@ from tests.card_payments import (
     served,
 )
 from tests.kafka_records import Reader, Sender, headers
-from tests.worker_process import Start, WorkerProcess, until, worker_processes
+from tests.worker_process import Start, WorkerProcess, until
 
 PARTITIONS = 4
 OPERATOR = OperatorError.exit_code
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    with worker_processes(tmp_path / "workers") as starting:
-        yield starting
 
 
 @dataclass(frozen=True)

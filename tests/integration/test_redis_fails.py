@@ -11,7 +11,6 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,28 +20,16 @@ from confluent_kafka.admin import AdminClient
 from deploy.kafka.real_kafka import RealKafka
 from driftwood.rebuilding import members
 from features.errors import OperatorError
-from tests.own_redis import OwnRedis, own_redis
+from tests.own_redis import OwnRedis
 from tests.payments_on_kafka import PARTITIONS, Place, Traffic, assert_nothing_lost_or_double, payments_place
 from tests.supervisor import Supervisor, last_words
-from tests.worker_process import ROOT, Start, until, worker_processes
+from tests.worker_process import ROOT, Start, until
 
 OPERATOR = OperatorError.exit_code
 
 # Longer than a client waits for an answer (`ANSWER_WITHIN_S`), so that calls do fail.
 HANGS_S = 11.0
 GONE_S = 60.0
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    with worker_processes(tmp_path / "workers") as starting:
-        yield starting
-
-
-@pytest.fixture
-def own(tmp_path: Path) -> Iterator[OwnRedis]:
-    with own_redis(tmp_path / "redis") as server:
-        yield server
 
 
 @pytest.fixture
