@@ -16,8 +16,8 @@ import json
 import random
 import sys
 import time
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from prometheus_client import CollectorRegistry
 
 from benchmarks.fuzz_records import MAX_BYTES, PAYMENTS, Fuzzed, fuzzed, is_good
 from benchmarks.machine import machine
+from benchmarks.memory_log import LogRecord, MemoryLog, Place
 from features.memory_store import MemoryStore
 from features.store import PartitionId, Refused
 from models.model_store import ModelStore
@@ -35,45 +36,11 @@ from streams.dead_letters import HEAD_BYTES
 from streams.entity_batch import Memory
 from streams.metrics import Metrics
 from streams.predict_road import EntityStage, Ingest
-from streams.producer import Outgoing
 from streams.serving import Serving
 from streams.settings import Settings
 from streams.topics import Topic, pipeline_topics
 
 PARTITIONS = 2
-Place = tuple[str, int]
-
-
-@dataclass(frozen=True)
-class LogRecord:
-    """A record as the road reads it."""
-
-    offset: int
-    timestamp: int
-    key: bytes | None
-    value: bytes | None
-    headers: Sequence[tuple[str, bytes]] = ()
-
-
-@dataclass
-class Publisher:
-    """Keeps what a step of the road published until the next one takes it."""
-
-    ends: Counter[Place] = field(default_factory=Counter)
-    waiting: dict[Place, list[LogRecord]] = field(default_factory=lambda: defaultdict(list))
-
-    async def deliver(self, messages: Sequence[Outgoing]) -> Mapping[Place, int]:
-        """Into memory."""
-        for message in messages:
-            place = (message.topic, message.partition or 0)
-            record = LogRecord(self.ends[place], 0, message.key, message.value, message.headers)
-            self.waiting[place].append(record)
-            self.ends[place] += 1
-        return {place: end - 1 for place, end in self.ends.items()}
-
-    def take(self, place: Place) -> list[LogRecord]:
-        """What waits there; it is forgotten here."""
-        return self.waiting.pop(place, [])
 
 
 class Road:
@@ -83,7 +50,7 @@ class Road:
         settings = Settings(partitions=PARTITIONS, max_record_bytes=MAX_BYTES, hot_entities=5_000)
         entities = [plan.entity for plan in PAYMENTS.feature_set.entities]
         self.topics = pipeline_topics(PAYMENTS.name, entities, settings)
-        self.publisher = Publisher()
+        self.publisher = MemoryLog()
         self.metrics = Metrics(CollectorRegistry(), clock=time.monotonic, now_ms=lambda: time.time() * 1000)
         identities = {topic.name: "memory" for topic in self.topics}
         serving = Serving(PAYMENTS, ModelStore(Path("no-models")))

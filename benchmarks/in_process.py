@@ -6,13 +6,13 @@ For what a worker's process as a whole cannot show: equal batches, and nothing b
 from __future__ import annotations
 
 import time
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
+from benchmarks.memory_log import ARRIVED_MS, LogRecord, MemoryLog
 from driftwood.pipelines import topics_of
 from features.redis_store import RedisStore
 from features.store import PartitionId, Refused
@@ -22,47 +22,10 @@ from streams.assembly import Ground, assemble
 from streams.entity_batch import Memory
 from streams.metrics import Metrics
 from streams.predict_road import EntityStage
-from streams.producer import Outgoing
 from streams.serving import Serving
 from streams.settings import Settings
 
-# The broker's time of every event: long after their event times, and the same in every run.
-ARRIVED_MS = 1_900_000_000_000
-
-Place = tuple[str, int]
 Steps = dict[str, dict[str, float]]
-
-
-@dataclass(frozen=True)
-class LogRecord:
-    """A record as the road reads it."""
-
-    offset: int
-    timestamp: int
-    key: bytes | None
-    value: bytes | None
-    headers: Sequence[tuple[str, bytes]] = ()
-
-
-@dataclass
-class Log:
-    """What the stages published, until the next one takes it."""
-
-    ends: Counter[Place] = field(default_factory=Counter)
-    waiting: dict[Place, list[LogRecord]] = field(default_factory=lambda: defaultdict(list))
-
-    async def deliver(self, messages: Sequence[Outgoing]) -> Mapping[Place, int]:
-        """Into memory."""
-        for message in messages:
-            place = (message.topic, message.partition)
-            record = LogRecord(self.ends[place], ARRIVED_MS, message.key, message.value, message.headers)
-            self.waiting[place].append(record)
-            self.ends[place] += 1
-        return {place: end - 1 for place, end in self.ends.items()}
-
-    def take(self, topic: str) -> list[LogRecord]:
-        """What waits in its one partition; it is forgotten here."""
-        return self.waiting.pop((topic, 0), [])
 
 
 class Road:
@@ -71,7 +34,7 @@ class Road:
     def __init__(self, pipeline: Pipeline, store: RedisStore, models: Path, hot_entities: int) -> None:
         settings = Settings(partitions=1, hot_entities=hot_entities, hot_memory=1 << 44)
         self.topics = topics_of(pipeline, settings)
-        self.log = Log()
+        self.log = MemoryLog()
         # CPU of this process instead of the time of day: what the steps cost it, without their waits.
         self.metrics = Metrics(CollectorRegistry(), clock=time.process_time, now_ms=lambda: float(ARRIVED_MS))
         identities = {topic.name: "here" for topic in self.topics}
@@ -89,8 +52,8 @@ class Road:
         records = [LogRecord(first + at, ARRIVED_MS, None, value) for at, value in enumerate(values)]
         await self._stages.ingest[self.topics.events.name].process(0, records)
         for topic, stage in self._stages.entities.items():
-            await self._advance(stage, topic, self.log.take(topic))
-        return len(self.log.take(self.topics.predictions.name))
+            await self._advance(stage, topic, self.log.take((topic, 0)))
+        return len(self.log.take((self.topics.predictions.name, 0)))
 
     async def _advance(self, stage: EntityStage, topic: str, records: list[LogRecord]) -> None:
         if topic not in self.memories:

@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks import fuzz
 from benchmarks.fuzz_records import fuzzed, is_good
+from benchmarks.memory_log import LogRecord
 
 
 @pytest.mark.parametrize("batch", [1, 500])
@@ -44,10 +45,8 @@ def test_the_judge_is_strict_where_the_rules_are():
 def test_records_without_their_dead_letter_and_dead_letters_without_reason_to_be_are_counted():
     road, count = fuzz.Road(), fuzz.Count()
     good, bad = (next(record for record in _some() if is_good(*record) is wanted) for wanted in (True, False))
-    records = [
-        fuzz.LogRecord(offset, one.timestamp_ms, None, one.value) for offset, one in enumerate((good, bad))
-    ]
-    letter = fuzz.LogRecord(
+    records = [LogRecord(offset, one.timestamp_ms, None, one.value) for offset, one in enumerate((good, bad))]
+    letter = LogRecord(
         0, 0, None, b"altered", [("offset", b"0"), ("partition", b"0"), ("reason", b"not_json")]
     )
     road.publisher.waiting["fuzzed.dead-letters", 0] = [letter]
