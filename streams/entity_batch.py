@@ -133,9 +133,7 @@ class EntityBatches:
 
         None: they do not fit beside those of the batches in flight, which have to be finished first.
         """
-        taken = take(
-            memory.partition.partition, records, memory.taken, memory.seen, self.codec, self.most_rows
-        )
+        taken = self._taken(memory, records)
         keys = self._keys(taken)
         if memory.state.fits(keys):
             return self._work(memory, taken, keys)
@@ -152,9 +150,7 @@ class EntityBatches:
         if claim.pinned_last >= work.taken.last:
             return work
         records = [record for record in records if record.offset <= claim.pinned_last]
-        taken = take(
-            memory.partition.partition, records, memory.taken, memory.seen, self.codec, self.most_rows
-        )
+        taken = self._taken(memory, records)
         return self._work(memory, taken, self._keys(taken))
 
     def claim(self, memory: Memory, work: Work, versions: str) -> Claim:
@@ -221,6 +217,10 @@ class EntityBatches:
             memory.state.committed(computed.entities.number)
         memory.in_flight = memory.in_flight[1:]
         memory.applied = commit.last
+
+    def _taken(self, memory: Memory, records: Sequence[Record]) -> Taken:
+        place = memory.partition.partition
+        return take(place, records, memory.taken, memory.seen, self.codec, self.most_rows)
 
     def _keys(self, taken: Taken) -> list[str | None]:
         if taken.frame is None:
