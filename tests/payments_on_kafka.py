@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 
@@ -113,10 +113,16 @@ class Answers:
         return len(self.ids)
 
 
+class SendsEvents(Protocol):
+    """A place whose events topic can be sent to."""
+
+    def sender(self) -> Sender: ...
+
+
 class Traffic:
     """Sends `rate` events a second in the background until the context ends; `events` are those that were sent."""
 
-    def __init__(self, place: Place, rate: int = 150, seed: int = 7) -> None:
+    def __init__(self, place: SendsEvents, rate: int = 150, seed: int = 7) -> None:
         self._sender, self._over = place.sender(), threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._source, self._burst = payments(40_000, seed), rate // 10

@@ -6,12 +6,11 @@ The order in the hop topics is the truth: they are read back, and every predicti
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,6 +35,7 @@ from tests.card_payments import (
     served,
 )
 from tests.kafka_records import Reader, Sender, headers
+from tests.payments_on_kafka import Traffic
 from tests.worker_process import Start, WorkerProcess, until
 
 PARTITIONS = 4
@@ -77,33 +77,6 @@ def place(tmp_path: Path, kafka: RealKafka, embedded_redis: EmbeddedRedis) -> Pl
         "session_timeout": "6s",
     }
     return Place(payments, kafka.address, settings)
-
-
-class Trickle:
-    """Sends 200 events a second in the background until the context ends; `events` are those that were sent."""
-
-    def __init__(self, place: Place) -> None:
-        self._sender, self._over = place.sender(), threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._source = payments(20_000, seed=7)
-        self._random = np.random.default_rng(3)
-        self.events: list[dict[str, Any]] = []
-
-    def _run(self) -> None:
-        for event in self._source:
-            if self._over.wait(0.0 if len(self.events) % 20 else 0.1):
-                return
-            self.events.append(event)
-            self._sender.produce(int(self._random.integers(PARTITIONS)), encoded(event))
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-        self._sender.flush()
 
 
 class Answers:
@@ -200,19 +173,19 @@ def test_workers_come_and_go_and_every_event_has_one_answer_as_the_hop_topics_re
     first.started(), second.started()
     assert first.said["metrics_url"] != second.said["metrics_url"]
     with place.answers() as answers:
-        with Trickle(place) as trickle:
+        with Traffic(place, rate=200) as traffic:
             answers.wait_for(500)
             third = place.worker(start)  # takes some seconds until it joins; the events go on
             assert first.stop() == 0
-            answers.wait_for(len(trickle.events) + 200)
+            answers.wait_for(len(traffic.events) + 200)
             third.started()
             until(lambda: third.metrics().value("driftwood_events_total") > 100, "the newcomer has work")
-            answers.wait_for(len(trickle.events) + 200)
-        answered = answers.wait_for(len(trickle.events))
-        assert answered.keys() == {event["payment_id"] for event in trickle.events}
+            answers.wait_for(len(traffic.events) + 200)
+        answered = answers.wait_for(len(traffic.events))
+        assert answered.keys() == {event["payment_id"] for event in traffic.events}
         assert [second.stop(), third.stop()] == [0, 0]
-        answers.wait_for(len(trickle.events))
-        print(f"{len(trickle.events)} events, {answers.copies} copies of predictions")
+        answers.wait_for(len(traffic.events))
+        print(f"{len(traffic.events)} events, {answers.copies} copies of predictions")
     newest = equal_to_the_recorded_order(place, answered)
     feast_has(tmp_path / "feast", place.payments, place.settings["redis_url"], newest)
 
@@ -239,7 +212,7 @@ def test_a_worker_whose_redis_has_stopped_for_good_ends_with_a_named_error(
 ) -> None:
     with EmbeddedRedis().start() as redis:
         worker = place.worker(start, redis_url=redis.url, stall_timeout="10s").started()
-        with place.answers() as answers, Trickle(place):
+        with place.answers() as answers, Traffic(place, rate=200):
             answers.wait_for(50)
             redis.stop()
             assert worker.ended() == OPERATOR
