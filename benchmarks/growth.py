@@ -14,9 +14,9 @@ Parts:
                and from then on until its first prediction
 
 The first three drive the stages in this process, over a real Redis, with batches of 500 rows of 500 entities: CPU of the
-process, from JSON to JSON. The others run real workers. `flat_within` is the largest of a curve over its smallest;
-minutes lie between the points, in which a shared machine may become slower: `flat_within_at_equal_loop_ms` is the same
-in units of the fixed loop that was timed beside each point (see benchmarks/machine.py).
+process, from JSON to JSON. The others run real workers. `flat_within` is the largest of a curve over its smallest. The
+points of a curve are measured in turns of 1,000 events, and each is the median of its turns: a shared machine becomes
+faster and slower within seconds, and a point measured by itself would say more of that than of its entities.
 """
 
 from __future__ import annotations
@@ -68,10 +68,8 @@ def run(asked: argparse.Namespace) -> dict[str, Any]:
 
 def _curve(points: Sequence[Point]) -> dict[str, Any]:
     spent = [point.cpu_us for point in points]
-    equally = [point.cpu_us / point.loop_ms for point in points]
     return {
         "flat_within": round(max(spent) / min(spent), 3),
-        "flat_within_at_equal_loop_ms": round(max(equally) / min(equally), 3),
         "points": [point._asdict() for point in points],
     }
 
@@ -81,9 +79,7 @@ def show(console: Console, figures: Mapping[str, Any]) -> None:
     for part in ("entities", "windows"):
         if part in figures:
             _show_points(console, part, figures[part]["points"])
-            found = figures[part]
-            equally = found["flat_within_at_equal_loop_ms"]
-            console.print(f"largest / smallest: {found['flat_within']}, at equal loop_ms: {equally}")
+            console.print(f"largest / smallest: {figures[part]['flat_within']}")
     if "misses" in figures:
         _show_points(console, "misses", [figures["misses"]])
     for one in figures.get("workers", ()):
@@ -101,14 +97,11 @@ def show(console: Console, figures: Mapping[str, Any]) -> None:
 
 def _show_points(console: Console, title: str, points: Sequence[Mapping[str, Any]]) -> None:
     steps = list(points[0]["steps_us"])
-    table = Table(
-        "entities", "window", "tiles", "misses a row", "loop ms", "CPU us/event", *steps, title=title
-    )
+    table = Table("entities", "window", "tiles", "misses a row", "CPU us/event", *steps, title=title)
     for point in points:
         told = [f"{point['entities']:,}", point["window"], str(point["tiles"]), f"{point['misses']:g}"]
         table.add_row(
             *told,
-            f"{point['loop_ms']}",
             f"{point['cpu_us']}",
             *(f"{point['steps_us'][step]}" for step in steps),
         )

@@ -9,15 +9,16 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
+from statistics import median
 from typing import NamedTuple
 
 import numpy as np
 
 from benchmarks.card_payments import CHANNELS, START_US, Payments, records
 from benchmarks.card_pipeline import Payment
-from benchmarks.in_process import Road, Steps, steps_us
-from benchmarks.machine import loop_ms
+from benchmarks.in_process import Road, steps_us
 from benchmarks.printing import say
 from driftwood import Entity, Label, Pipeline
 from driftwood.embedded import EmbeddedRedis
@@ -30,7 +31,8 @@ from streams.run import warm_up
 ROWS = 500  # of a measured batch, as DESIGN's figures are made
 POPULATING_ROWS = 4_000
 EVERY_US = DAY_US // 4  # of an entity, in the curve over entities
-USUAL_EVENTS = 20_000  # measured at each point
+USUAL_EVENTS = 40_000  # measured at each point
+TURN_EVENTS = 1_000  # some 30 ms
 
 
 class Point(NamedTuple):
@@ -40,8 +42,7 @@ class Point(NamedTuple):
     window: str
     tiles: int  # that a window is read from
     misses: float  # entities a row that were not in memory
-    cpu_us: float
-    loop_ms: float  # of `benchmarks.machine`, just before and just after
+    cpu_us: float  # the median of the turns
     steps_us: dict[str, float]
     bytes_per_entity: int
 
@@ -75,61 +76,99 @@ def rounds(entities: int, every_us: int, first: int = 0) -> Iterator[Payments]:
 
 async def over_entities(counts: Sequence[int], window: str = "1d", events: int = USUAL_EVENTS) -> list[Point]:
     """All entities in memory."""
-    return [await _point(count, window, EVERY_US, 2, count, events) for count in counts]
+    return await _measured([Shape(count, window, EVERY_US, 2, count) for count in counts], events)
 
 
 async def over_windows(windows: Sequence[str], entities: int, events: int = USUAL_EVENTS) -> list[Point]:
     """Every tile of the window filled: an entity pays once in each."""
-    points = []
-    for window in windows:
-        width_us = duration_us(window, "window")
-        tile, tiles = tile_us(width_us), ring_length(width_us)
-        points.append(await _point(entities, window, tile, tiles, entities, events))
-    return points
+    return await _measured([_filled(window, entities) for window in windows], events)
 
 
 async def without_memory(entities: int, window: str = "1d", events: int = USUAL_EVENTS) -> Point:
     """A tenth of the entities fits into memory, and they come in turn: nearly every row is a miss."""
-    return await _point(entities, window, EVERY_US, 2, max(entities // 10, 1_000), events)
+    (point,) = await _measured([Shape(entities, window, EVERY_US, 2, max(entities // 10, 1_000))], events)
+    return point
 
 
-async def _point(entities: int, window: str, every_us: int, filling: int, hot: int, events: int) -> Point:
-    say(f"{entities:,} entities, a window of {window}")
-    pipeline = pipeline_with(window)
-    (plan,) = pipeline.feature_set.entities
-    with (
-        tempfile.TemporaryDirectory(prefix="driftwood-growth-") as folder,
-        EmbeddedRedis().start(Path(folder)) as redis,
-    ):
-        store = RedisStore.connect(redis.url)
-        road = Road(pipeline, store, Path(folder) / "models", max(hot, 1_000))
-        warm_up(pipeline)
-        coming = rounds(entities, every_us)
-        for _ in range(filling):
-            await _through(road, next(coming), min(POPULATING_ROWS, max(hot // 2, 500)))
-        slow_ms = loop_ms()
-        cpu_us, steps, misses = await _measured(road, coming, min(ROWS, entities), events)
-        slow_ms = round((slow_ms + loop_ms()) / 2, 1)
-        await store.aclose()
-    ring = ring_length(duration_us(window, "window"))
-    return Point(entities, window, ring, misses, cpu_us, slow_ms, steps["card"], bytes_per_entity(plan))
+class Shape(NamedTuple):
+    """What a point is of: `filling` rounds of all entities, `every_us` apart, before it is measured; `hot` fit into memory."""
+
+    entities: int
+    window: str
+    every_us: int
+    filling: int
+    hot: int
 
 
-async def _measured(
-    road: Road, coming: Iterator[Payments], rows: int, wanted: int
-) -> tuple[float, Steps, float]:
-    await _through(road, _cut(next(coming), 0, 10 * rows), rows)  # caches of this batch size
-    events, cpu_s, before = 0, 0.0, road.steps_s()
-    known = road.loaded()
-    while events < wanted:
-        made = records(_cut(next(coming), 0, wanted - events))
-        started = time.process_time()
-        for at in range(0, len(made), rows):
-            await road.run([value for _, value in made[at : at + rows]])
-        cpu_s += time.process_time() - started
-        events += len(made)
-    misses = (road.loaded() - known) / events
-    return round(1e6 * cpu_s / events, 2), steps_us(before, road.steps_s(), events), round(misses, 3)
+def _filled(window: str, entities: int) -> Shape:
+    width_us = duration_us(window, "window")
+    return Shape(entities, window, tile_us(width_us), ring_length(width_us), entities)
+
+
+class Subject:
+    """A road whose entities have a past, and what is measured of it turn by turn."""
+
+    def __init__(self, shape: Shape, road: Road, coming: Iterator[Payments]) -> None:
+        self._shape, self._road, self._coming = shape, road, coming
+        self._rows = min(ROWS, shape.entities)
+        self._before, self._known = road.steps_s(), road.loaded()
+        self._events = 0
+        self._turns: list[float] = []
+
+    async def turn(self, wanted: int) -> None:
+        """Measure this many events, in batches of equal size."""
+        events, cpu_s = 0, 0.0
+        while events < wanted:
+            made = records(_cut(next(self._coming), 0, wanted - events))
+            started = time.process_time()
+            for at in range(0, len(made), self._rows):
+                await self._road.run([value for _, value in made[at : at + self._rows]])
+            cpu_s += time.process_time() - started
+            events += len(made)
+        self._events += events
+        self._turns.append(1e6 * cpu_s / events)
+
+    def warmed(self) -> None:
+        """What was measured so far does not count."""
+        self._before, self._known = self._road.steps_s(), self._road.loaded()
+        self._events, self._turns = 0, []
+
+    def point(self) -> Point:
+        """What it came to."""
+        width_us = duration_us(self._shape.window, "window")
+        (plan,) = pipeline_with(self._shape.window).feature_set.entities
+        steps = steps_us(self._before, self._road.steps_s(), self._events)["card"]
+        misses = round((self._road.loaded() - self._known) / self._events, 3)
+        cpu_us = round(median(self._turns), 2)
+        return Point(*self._shape[:2], ring_length(width_us), misses, cpu_us, steps, bytes_per_entity(plan))
+
+
+async def _measured(shapes: Sequence[Shape], events: int) -> list[Point]:
+    """All in turns of `TURN_EVENTS`: a shared machine changes its speed within seconds, and for all of them alike so."""
+    async with AsyncExitStack() as stack:
+        subjects = [await _subject(shape, stack) for shape in shapes]
+        for subject in subjects:
+            await subject.turn(TURN_EVENTS)  # caches of this batch size
+            subject.warmed()
+        for _ in range(max(events // TURN_EVENTS, 1)):
+            for subject in subjects:
+                await subject.turn(min(TURN_EVENTS, events))
+        return [subject.point() for subject in subjects]
+
+
+async def _subject(shape: Shape, stack: AsyncExitStack) -> Subject:
+    say(f"filling {shape.entities:,} entities, a window of {shape.window}")
+    pipeline = pipeline_with(shape.window)
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="driftwood-growth-")))
+    redis = stack.enter_context(EmbeddedRedis().start(folder))
+    store = RedisStore.connect(redis.url)
+    stack.push_async_callback(store.aclose)
+    road = Road(pipeline, store, folder / "models", max(shape.hot, 1_000))
+    warm_up(pipeline)
+    coming = rounds(shape.entities, shape.every_us)
+    for _ in range(shape.filling):
+        await _through(road, next(coming), min(POPULATING_ROWS, max(shape.hot // 2, 500)))
+    return Subject(shape, road, coming)
 
 
 async def _through(road: Road, made: Payments, rows: int) -> None:
