@@ -5,6 +5,14 @@
     <pipeline>.predictions     answers, JSON, keyed by event id
     <pipeline>.dead-letters    records that could not be used, as they came
 
+and of a pipeline that learns from labels:
+
+    <pipeline>.labels          what became of events, JSON, from producers
+    <pipeline>.actions         what was done upon predictions, JSON, from their consumers
+    <pipeline>.hop-join        frames for the join stage: what was served, labels and actions, by event id
+    <pipeline>.outcomes        frames for the learner; one partition, because one learner owns the models
+    <pipeline>.control         what operators decided, JSON; one partition, kept for ever
+
 A topic's *identity* is the cluster's id and the topic's own: positions and state belong to one, and a topic that was
 deleted and made again under its old name has another.
 """
@@ -13,16 +21,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient, NewTopic, TopicDescription
 
-from features.errors import TopicError, UnreachableError
+from features.errors import DeveloperError, TopicError, UnreachableError
 from streams.settings import Settings
 
 # One request to a broker that is there takes milliseconds; a cold one that is still electing takes a few seconds.
@@ -38,16 +46,18 @@ EMBEDDED_PARTITIONS = 4
 
 @dataclass(frozen=True)
 class Topic:
-    """A topic as a pipeline needs it; `retention` and what follows hold at creation (None: as the broker has it).
+    """A topic as a pipeline needs it; `retention` (None: for ever) and what follows hold at creation.
 
-    `broker_time`: records carry the time at which the broker took them, not what their sender says.
+    `max_message_bytes` None: as the broker has it. `broker_time`: records carry the time at which the broker took them,
+    not what their sender says. `single`: it has one partition, whatever the setting `partitions` says.
     """
 
     name: str
     partitions: int
-    retention: timedelta = timedelta(days=7)
+    retention: timedelta | None = timedelta(days=7)
     max_message_bytes: int | None = None
     broker_time: bool = False
+    single: bool = False
 
     @property
     def config(self) -> dict[str, str]:
@@ -56,23 +66,54 @@ class Topic:
         if self.broker_time:
             more["message.timestamp.type"] = "LogAppendTime"
         return {
-            "retention.ms": str(self.retention // timedelta(milliseconds=1)),
+            "retention.ms": str(_milliseconds(self.retention)),
             "cleanup.policy": "delete",
             **more,
         }
 
 
+def _milliseconds(retention: timedelta | None) -> int:
+    return -1 if retention is None else retention // timedelta(milliseconds=1)
+
+
+@dataclass(frozen=True)
+class LearnTopics:
+    """The topics by which a pipeline learns from labels."""
+
+    labels: Topic
+    actions: Topic
+    hop_join: Topic
+    outcomes: Topic
+    control: Topic
+
+    def __iter__(self) -> Iterator[Topic]:
+        return iter((self.labels, self.actions, self.hop_join, self.outcomes, self.control))
+
+
 @dataclass(frozen=True)
 class PipelineTopics:
-    """All topics of one pipeline; `hops` by entity, in the order of the stages."""
+    """All topics of one pipeline; `hops` by entity, in the order of the stages. `learn` None: it does not learn."""
 
     events: Topic
     hops: Mapping[str, Topic]
     predictions: Topic
     dead_letters: Topic
+    learn: LearnTopics | None = None
 
-    def __iter__(self) -> Any:
-        return iter((self.events, *self.hops.values(), self.predictions, self.dead_letters))
+    def __iter__(self) -> Iterator[Topic]:
+        return iter(
+            (self.events, *self.hops.values(), self.predictions, self.dead_letters, *(self.learn or ()))
+        )
+
+    @property
+    def learning(self) -> LearnTopics:
+        """The topics by which it learns. Raises `DeveloperError` for a pipeline that does not."""
+        if self.learn is None:
+            raise DeveloperError(
+                f"pipeline {self.events.name.partition('.')[0]} does not learn from labels: it declares neither online "
+                "learners (online=[…]) nor windows over its label"
+            )
+        return self.learn
 
 
 @dataclass(frozen=True)
@@ -95,8 +136,10 @@ class Cluster:
     topics: Mapping[str, SeenTopic] = field(default_factory=dict)
 
 
-def pipeline_topics(pipeline: str, entities: Iterable[str], settings: Settings) -> PipelineTopics:
-    """The topics of a pipeline whose stages belong to these entities.
+def pipeline_topics(
+    pipeline: str, entities: Iterable[str], settings: Settings, *, learns: bool = False
+) -> PipelineTopics:
+    """The topics of a pipeline whose stages belong to these entities; `learns`: with those of the learn road.
 
     Example:
         >>> [topic.name for topic in pipeline_topics("flights", ["origin"], Settings())]
@@ -114,7 +157,25 @@ def pipeline_topics(pipeline: str, entities: Iterable[str], settings: Settings) 
         {entity: topic(f"hop-{entity}") for entity in entities},
         topic("predictions"),
         topic("dead-letters", max_message_bytes=large),
+        _learn_topics(pipeline, topic) if learns else None,
     )
+
+
+def _learn_topics(pipeline: str, topic: Callable[..., Topic]) -> LearnTopics:
+    outcomes = replace(topic("outcomes"), partitions=1, single=True)
+    return LearnTopics(
+        # By the broker's clock: a label's own time is checked against it, as an event's is.
+        topic("labels", broker_time=True),
+        topic("actions", broker_time=True),
+        topic("hop-join"),
+        outcomes,
+        replace(outcomes, name=f"{pipeline}.control", retention=None),
+    )
+
+
+def learn_group(pipeline: str) -> str:
+    """The consumer group of the processes of a pipeline's learn road."""
+    return f"{pipeline}.learn"
 
 
 def predict_group(pipeline: str) -> str:
@@ -246,6 +307,12 @@ class TopicAdmin:
     def _create_by_naming(self, topics: Sequence[Topic]) -> None:
         """The embedded broker has no CreateTopics: it makes a topic when metadata is asked for it, with 4 partitions."""
         for topic in topics:
+            if topic.single:
+                raise TopicError(
+                    f"topic {topic.name} does not exist, and the embedded broker creates topics with {EMBEDDED_PARTITIONS} "
+                    "partitions only while it runs; this one must have 1: start it with 'driftwood up "
+                    f"{topic.name.partition('.')[0]}', which creates all topics of the pipeline"
+                )
             if topic.partitions != EMBEDDED_PARTITIONS:
                 raise TopicError(
                     f"topic {topic.name} does not exist, and the embedded broker creates topics with "
@@ -288,6 +355,11 @@ def _checked(topic: Topic, cluster: Cluster, begun: Mapping[str, int]) -> str:
     if seen.problem is not None:
         raise TopicError(f"topic {topic.name} cannot be used, the broker says: {seen.problem}")
     grown = seen.partitions > topic.partitions == begun.get(f"{topic.name}@{seen.identity}")
+    if topic.single and seen.partitions != topic.partitions and not grown:
+        raise TopicError(
+            f"topic {topic.name} has {seen.partitions} partitions, expected 1 whatever the setting partitions says: one "
+            f"learner owns the models of a pipeline. Delete it, and let 'driftwood topics create {pipeline}' make it"
+        )
     if seen.partitions != topic.partitions and not grown:
         raise TopicError(
             f"topic {topic.name} has {seen.partitions} partitions, expected {topic.partitions} (setting partitions): "

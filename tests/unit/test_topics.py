@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from driftwood.embedded.redis import free_port
-from features.errors import TopicError, UnreachableError
+from features.errors import DeveloperError, TopicError, UnreachableError
 from streams.settings import Settings
 from streams.topics import Topic, TopicAdmin, pipeline_topics
 
@@ -44,6 +44,57 @@ def test_the_broker_stamps_events_whatever_their_senders_say():
     topics = wanted("flights")
     assert topics.events.config["message.timestamp.type"] == "LogAppendTime"
     assert "message.timestamp.type" not in topics.hops["origin"].config
+
+
+def learning(name, **settings):
+    return pipeline_topics(name, ["origin"], Settings(**settings), learns=True)
+
+
+def test_a_pipeline_that_learns_has_the_topics_of_the_learn_road_behind_the_others():
+    topics = learning("flights", partitions=8)
+    assert [topic.name for topic in topics][-5:] == [
+        "flights.labels",
+        "flights.actions",
+        "flights.hop-join",
+        "flights.outcomes",
+        "flights.control",
+    ]
+    assert [topic.partitions for topic in topics.learning] == [8, 8, 8, 1, 1]
+
+
+def test_what_operators_decided_is_kept_for_ever_and_outcomes_as_long_as_events():
+    learn = learning("flights", events_retention="30d").learning
+    assert learn.control.config["retention.ms"] == "-1"
+    assert learn.outcomes.config["retention.ms"] == str(30 * 24 * 3600 * 1000)
+
+
+def test_the_topics_of_the_learn_road_of_a_pipeline_that_has_none_are_an_error_with_the_reason():
+    with pytest.raises(DeveloperError, match=r"pipeline flights does not learn.*online"):
+        _ = wanted("flights").learning
+
+
+def test_topics_of_one_partition_are_created_by_the_runtime_of_the_embedded_broker(
+    admin, embedded_broker, unique_name
+):
+    topics = learning(unique_name)
+    with pytest.raises(TopicError, match=rf"{unique_name}\.outcomes .*must have 1.*driftwood up"):
+        admin.create(topics)
+    for topic in topics:
+        if topic.single:
+            embedded_broker.create_topic(topic.name, topic.partitions)
+    admin.create(topics)
+    admin.check(topics)
+
+
+def test_a_second_partition_of_outcomes_is_refused_although_the_setting_would_have_it(
+    admin, embedded_broker, unique_name
+):
+    outcomes = learning(unique_name, partitions=2).learning.outcomes
+    embedded_broker.create_topic(outcomes.name, 2)
+    with pytest.raises(
+        TopicError, match=r"has 2 partitions, expected 1 whatever the setting partitions says"
+    ):
+        admin.check([outcomes])
 
 
 def test_what_is_missing_is_created_once(admin, unique_name):
