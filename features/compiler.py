@@ -328,13 +328,22 @@ def _hash(
             (f.name, f.json_name, f.type.__name__, f.nullable, f.required, repr(f.default)) for f in fields
         ],
         "time": asdict(time),
-        "entities": [asdict(plan) for plan in plans],
+        "entities": [_plan_content(plan) for plan in plans],
         "features": [
             (spec.name, spec.kind, repr(spec.default), type(step).__name__, _step_content(step))
             for spec, step in zip(specs, steps, strict=True)
         ],
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _plan_content(plan: EntityPlan) -> dict[str, Any]:
+    content = asdict(plan)
+    if not plan.label_inputs:
+        del content[
+            "label_inputs"
+        ]  # so that the hash of what has no label windows is what it was before there were any
+    return content
 
 
 def _step_content(step: Step) -> Any:

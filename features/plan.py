@@ -9,7 +9,9 @@ this event (n = t when there is none, and t counts when it is newer):
 
     tiles from  max(floor((t - w) / tile), floor((n - w) / tile))  to  floor(t / tile),  both included
 
-A row counts if it stands earlier in the order and its tile lies within. All times are int64 microseconds since the Unix
+A row counts if it stands earlier in the order and its tile lies within. A window over labels (groups of kind SUMS) counts
+label rows, by the time at which they became known; its n is the newest of the entity's event times and of those times
+(`features/label_rows.py`). All times are int64 microseconds since the Unix
 epoch (UTC); tile numbers are `time_us // tile_us`.
 """
 
@@ -33,6 +35,7 @@ class GroupKind(IntEnum):
     MOMENTS = 1  # count, sum and its rounding remainder, sum of squared deviations from the tile's own mean (Welford)
     EXTREMES = 2  # minimum, maximum
     DISTINCT = 3  # the `bound` + 1 smallest distinct hashes (a KMV sketch: exact up to `bound`)
+    SUMS = 4  # over labels: count, sum and sum of squares, each sum with its rounding remainder, so that rows can be undone
 
 
 class PointKind(IntEnum):
@@ -75,7 +78,7 @@ class WindowGroup:
     """A ring of tiles. `ring` = tiles that can be alive at once = max over its windows of ceil(w / tile) + 1."""
 
     kind: GroupKind
-    column: int  # index into EntityPlan.inputs, or into EntityPlan.hashed for DISTINCT
+    column: int  # index into EntityPlan.inputs, into EntityPlan.hashed for DISTINCT, into EntityPlan.label_inputs for SUMS
     tile_us: int
     ring: int
     bound: int  # DISTINCT: exact up to this many distinct values; 0 for the other kinds
@@ -115,6 +118,9 @@ class EntityPlan:
     groups: tuple[WindowGroup, ...]
     points: tuple[Point, ...]
     outputs: tuple[Output, ...]
+    label_inputs: tuple[
+        str, ...
+    ] = ()  # what its windows over labels need: the label's name first, then its values
 
     @property
     def longest_us(self) -> int:

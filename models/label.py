@@ -17,6 +17,9 @@ from features.schema import is_name
 NO_LABEL = "no label"
 """`when_silent` where silence says nothing: such an event is never learnt from."""
 
+TAKEN = ("event_id", "known_at")
+"""Names in a label's record that are no values of it."""
+
 Class = str | int | bool
 LabelKind = Literal["binary", "regression", "multiclass"]
 
@@ -34,6 +37,10 @@ class Label:
     after its event a label may still come. `when_silent` says what an event is whose label has not come by then: "no
     label" (nothing is known; it is not learnt from), or a value (a payment that nobody disputed: 0).
 
+    `values` are names of numbers that come with the label (the minutes of delay), for windows over labels: nothing else
+    may know them at the moment of decision. `holdout` is the share of events (0 to below 1, chosen by the hash of the id)
+    that consumers are asked to let pass whatever the prediction says, so that what actions prevent can be estimated.
+
     Raises PipelineError for a declaration that makes no sense.
 
     Example:
@@ -48,6 +55,8 @@ class Label:
     classes: Sequence[Class] = ()
     horizon: str = "30d"
     when_silent: float | Class = NO_LABEL
+    values: Sequence[str] = ()
+    holdout: float = 0.0
 
     def __post_init__(self) -> None:
         place = f"Label({self.name!r})"
@@ -63,6 +72,11 @@ class Label:
             raise PipelineError(
                 place, f"when_silent={self.when_silent!r}", f"{NO_LABEL!r} or {self.expected}"
             )
+        object.__setattr__(self, "values", self._checked_values(place))
+        holdout: object = self.holdout
+        number = isinstance(holdout, int | float) and not isinstance(holdout, bool)
+        if not number or not 0.0 <= self.holdout < 1.0:
+            raise PipelineError(place, f"holdout={holdout!r}", "a share from 0.0 to below 1.0")
 
     @property
     def horizon_us(self) -> int:
@@ -117,6 +131,18 @@ class Label:
             # 1, 1.0 and True are one value: a column of whole numbers with nulls arrives as floats.
             return next((float(code) for code, known in enumerate(self.classes) if known == value), None)
         return float(value) if isinstance(value, int | float) and value in (0, 1) else None
+
+    def _checked_values(self, place: str) -> tuple[str, ...]:
+        given: object = self.values
+        if isinstance(given, str) or not isinstance(given, Sequence):
+            raise PipelineError(place, f"values={given!r}", f"names in brackets: ({given!r},)")
+        for name in given:
+            if not is_name(name) or name in TAKEN or name == self.name:
+                expected = f"names other than the label's, {' and '.join(TAKEN)}: letters, digits and _"
+                raise PipelineError(place, f"values={given!r}: {name!r}", expected)
+        if len(set(given)) != len(given):
+            raise PipelineError(place, f"values={given!r} names one twice", "different names")
+        return tuple(given)
 
     def _checked_classes(self, place: str) -> tuple[Class, ...]:
         classes = tuple(self.classes) if not isinstance(self.classes, str) else (self.classes,)

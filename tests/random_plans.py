@@ -63,7 +63,7 @@ def plans(draw: st.DrawFn) -> EntityPlan:
     groups: list[WindowGroup] = []
     points: list[Point] = []
     outputs: list[tuple[Aggregate, int, int]] = []
-    for kind in draw(st.lists(st.sampled_from(GroupKind), min_size=1, max_size=4)):
+    for kind in draw(st.lists(st.sampled_from(list(AGGREGATES)), min_size=1, max_size=4)):
         windows = draw(st.lists(widths, min_size=1, max_size=3))
         tile = draw(st.sampled_from([7, 10, 60]))
         ring = max(-(-window // tile) for window in windows) + 1 + draw(st.sampled_from([0, 0, 3]))
