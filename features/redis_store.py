@@ -110,17 +110,7 @@ class RedisStore:
     @classmethod
     def connect(cls, url: str, ids_a_bucket: int = IDS_A_BUCKET) -> Self:
         """A store with a client of its own; nothing is sent yet. Raises `SettingError` for a URL that is none."""
-        try:
-            client = Redis.from_url(
-                url,
-                retry=Retry(ExponentialBackoff(BACKOFF_LONGEST_S, BACKOFF_FIRST_S), RETRIES),
-                socket_connect_timeout=CONNECT_WITHIN_S,
-                socket_timeout=ANSWER_WITHIN_S,
-            )
-        except ValueError as error:
-            expected = "redis://host:port/0, rediss://host:port/0 or unix:///path"
-            raise SettingError("redis_url", masked(url), expected) from error
-        return cls(client, url, ids_a_bucket)
+        return cls(connected(url), url, ids_a_bucket)
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -225,6 +215,21 @@ class RedisStore:
             return await script(keys=[key], args=arguments)
         except RedisError as error:
             raise explained(error, self._shown) from error
+
+
+def connected(url: str) -> Redis:
+    """A client that tries again for some seconds; nothing is sent yet. Raises `SettingError` for a URL that is none."""
+    try:
+        client: Redis = Redis.from_url(
+            url,
+            retry=Retry(ExponentialBackoff(BACKOFF_LONGEST_S, BACKOFF_FIRST_S), RETRIES),
+            socket_connect_timeout=CONNECT_WITHIN_S,
+            socket_timeout=ANSWER_WITHIN_S,
+        )
+    except ValueError as error:
+        expected = "redis://host:port/0, rediss://host:port/0 or unix:///path"
+        raise SettingError("redis_url", masked(url), expected) from error
+    return client
 
 
 def explained(error: Exception, shown: str) -> UnreachableError | StoreError:

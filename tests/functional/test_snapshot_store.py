@@ -1,0 +1,190 @@
+"""Any store of snapshots, in Redis and in memory: one suite."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from features.errors import StoreError, UnreachableError
+from features.redis_snapshots import RedisSnapshots
+from features.redis_store import RedisStore
+from features.snapshot_store import NO_SNAPSHOT, Kept, MemorySnapshots, Published, Snapshot, SnapshotStore
+from features.store import PartitionId, Position, Refused
+
+PLACE = PartitionId("shop", "shop.outcomes", 0, "cluster/topic")
+Use = Callable[[Callable[[SnapshotStore], Awaitable[Any]]], Any]
+SMALL = Kept(most_bytes=100, fewest=2, most=5)
+
+
+def snapshot(epoch: int, applied: int, version: int, size: int = 10, **more: Any) -> Snapshot:
+    """`size` bytes to score with and as many of state, which name the version."""
+    return Snapshot(
+        PLACE, epoch, applied, version, b"s%d".ljust(size) % version, b"t%d".ljust(size) % version, **more
+    )
+
+
+@asynccontextmanager
+async def in_redis(url: str, kept: Kept) -> AsyncIterator[SnapshotStore]:
+    store = RedisSnapshots(Redis.from_url(url), url, "shop", kept)
+    yield store
+    await store.aclose()
+
+
+@pytest.fixture(params=["memory", "redis"])
+def use(request: pytest.FixtureRequest) -> Use:
+    """Runs a coroutine over an empty store that keeps `SMALL`."""
+    if request.param == "memory":
+        store = MemorySnapshots(SMALL)
+        return lambda body: asyncio.run(_awaited(body(store)))
+    url = request.getfixturevalue("redis_url")
+
+    async def over_redis(body: Callable[[SnapshotStore], Awaitable[Any]]) -> Any:
+        async with in_redis(url, SMALL) as store:
+            return await body(store)
+
+    return lambda body: asyncio.run(over_redis(body))
+
+
+async def _awaited(coming: Awaitable[Any]) -> Any:
+    return await coming
+
+
+async def published(store: SnapshotStore, *versions: int, size: int = 10) -> list[Published | Refused]:
+    """One owner publishes these one after another."""
+    loaded = await store.load(PLACE)
+    applied, answers = loaded.applied, []
+    for version in versions:
+        answers.append(await store.publish(snapshot(loaded.epoch, applied, version, size)))
+        applied = version
+    return answers
+
+
+def test_before_the_first_there_is_none(use):
+    async def body(store):
+        return await store.newest(), await store.scoring(0), await store.state(0), await store.versions()
+
+    assert use(body) == (NO_SNAPSHOT, None, None, [])
+
+
+def test_what_was_published_is_the_newest_and_the_next_owner_begins_behind_it(use):
+    async def body(store):
+        first = await store.load(PLACE)
+        seen = {"up/0": Position(3, 1), "old/0": Position(9, 0)}
+        await store.publish(snapshot(first.epoch, -1, 4, seen=seen))
+        at = replace(snapshot(first.epoch, 4, 7), seen={"up/0": Position(5, 2)}, superseded=["old/0"])
+        await store.publish(at)
+        loaded = await store.load(PLACE)
+        bytes_of = [(await store.scoring(v), await store.state(v)) for v in (4, 7)]
+        return await store.newest(), loaded, bytes_of, loaded.epoch > first.epoch
+
+    newest, loaded, bytes_of, raised = use(body)
+    assert newest == 7 and raised
+    assert (loaded.applied, loaded.identity, loaded.seen) == (7, PLACE.identity, {"up/0": Position(5, 2)})
+    assert [tuple(text.strip() for text in pair) for pair in bytes_of] == [(b"s4", b"t4"), (b"s7", b"t7")]
+
+
+def test_an_owner_that_was_replaced_publishes_nothing(use):
+    async def body(store):
+        zombie = await store.load(PLACE)
+        owner = await store.load(PLACE)
+        refused = await store.publish(snapshot(zombie.epoch, -1, 5))
+        before = await store.newest()
+        await store.publish(snapshot(owner.epoch, -1, 3))
+        return refused, before, await store.publish(snapshot(zombie.epoch, 3, 5)), await store.newest()
+
+    assert use(body) == (Refused("epoch", -1), NO_SNAPSHOT, Refused("epoch", 3), 3)
+
+
+def test_who_is_not_where_the_store_stands_is_refused_and_a_call_sent_twice_shows_that_it_was_done(use):
+    async def body(store):
+        loaded = await store.load(PLACE)
+        done = snapshot(loaded.epoch, -1, 4)
+        return (
+            await store.publish(snapshot(loaded.epoch, 2, 4)),
+            await store.publish(done),
+            await store.publish(done),
+            await store.versions(),
+        )
+
+    assert use(body) == (Refused("applied", -1), Published(0), Refused("applied", 4), [4])
+
+
+def test_the_newest_within_the_limit_stay_and_what_is_dropped_is_counted(use):
+    async def body(store):
+        answers = await published(store, 1, 2, 3, 4, 5, 6, 7)  # 20 bytes each: five fit into 100
+        return answers[-1], await store.versions(), await store.state(2), await store.scoring(3)
+
+    last, versions, gone, kept = use(body)
+    assert (last, versions, gone) == (Published(2), [3, 4, 5, 6, 7], None) and kept.startswith(b"s3")
+
+
+def test_two_stay_however_large_they_are(use):
+    async def body(store):
+        await published(store, 1, 2, 3, size=1000)
+        return await store.versions()
+
+    assert use(body) == [2, 3]
+
+
+def test_very_many_small_ones_are_bounded_by_their_number(use):
+    async def body(store):
+        await published(store, *range(8), size=2)
+        return await store.versions()
+
+    assert use(body) == [3, 4, 5, 6, 7]
+
+
+def test_a_state_that_is_held_stays_when_its_snapshot_is_dropped(use):
+    async def body(store):
+        await published(store, 1)
+        held = await store.hold(1, seconds=60)
+        await published(store, 2, 3, size=1000)
+        return held, await store.versions(), await store.state(1), await store.hold(0, seconds=60)
+
+    held, versions, state, unknown = use(body)
+    assert held and versions == [2, 3] and state.startswith(b"t1") and not unknown
+
+
+def test_versions_that_come_again_replace_those_that_are_kept(redis_url):
+    """After the positions were forgotten (a rebuild) the learner learns anew, from the beginning."""
+
+    async def body() -> Any:
+        async with in_redis(redis_url, SMALL) as store:
+            await published(store, 1, 2)
+            await RedisStore(client := Redis.from_url(redis_url), redis_url).forget("shop")
+            await published(store, 2, 3)
+            figures: Any = client.hget("driftwood:shop:snapshot_figures", "bytes")
+            size = await figures
+            await client.aclose()
+            return await store.versions(), size
+
+    assert asyncio.run(body()) == ([1, 2, 3], b"54")
+
+
+def test_a_key_that_holds_something_else_is_named_and_nothing_is_written(redis_url):
+    async def body() -> Any:
+        client = Redis.from_url(redis_url)
+        await client.set("driftwood:shop:snapshots", "foreign")
+        async with in_redis(redis_url, SMALL) as store:
+            with pytest.raises(StoreError, match="driftwood:shop:snapshots"):
+                await published(store, 1)
+            await client.aclose()
+            return await store.newest(), (await store.load(PLACE)).applied
+
+    assert asyncio.run(body()) == (NO_SNAPSHOT, -1)
+
+
+def test_no_answer_is_an_error_that_names_the_setting():
+    async def body() -> Any:
+        url = "redis://127.0.0.1:1"
+        async with in_redis(url, SMALL) as store:
+            await store.newest()
+
+    with pytest.raises(UnreachableError, match="redis_url"):
+        asyncio.run(body())
