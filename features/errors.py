@@ -95,3 +95,7 @@ class DeliveryError(OperatorError):
 
 class ModelError(OperatorError):
     """A model file is missing, damaged, or was made for other features; the model in service stays."""
+
+
+class SnapshotError(OperatorError):
+    """A snapshot of the online learners is unsigned, altered, or of another version; the one in service stays."""
