@@ -21,65 +21,62 @@ from redis.exceptions import RedisError
 
 from features.masked_urls import masked
 from features.redis_store import RedisStore, connected, explained
-from features.snapshot_store import NO_SNAPSHOT, Kept, Published, Snapshot
+from features.snapshot_store import Kept, Published, Snapshot
 from features.store import Loaded, PartitionId, Refused
 
 
 class RedisSnapshots:
-    """`SnapshotStore` of one pipeline in Redis. `client` must not decode responses.
+    """`SnapshotStore` in Redis. `client` must not decode responses.
 
     Raises:
         UnreachableError: Redis does not answer, after the client's own retries.
         StoreError: it answers, and refuses: out of memory, no permission, a key that holds something else.
     """
 
-    def __init__(self, client: Redis, url: str, pipeline: str, kept: Kept | None = None) -> None:
+    def __init__(self, client: Redis, url: str, kept: Kept | None = None) -> None:
         self._client, self._shown, self._kept = client, masked(url), kept or Kept()
         self._store = RedisStore(client, url)
-        self._newest = f"driftwood:{pipeline}:snapshot"
-        self._index = f"driftwood:{pipeline}:snapshots"
-        self._figures = f"driftwood:{pipeline}:snapshot_figures"
         script = files("features").joinpath("redis_scripts", "publish.lua").read_text(encoding="utf-8")
         self._publish = client.register_script(script)
 
     @classmethod
-    def connect(cls, url: str, pipeline: str) -> Self:
+    def connect(cls, url: str) -> Self:
         """With a client of its own; nothing is sent yet. Raises `SettingError` for a URL that is none."""
-        return cls(connected(url), url, pipeline)
+        return cls(connected(url), url)
 
     async def aclose(self) -> None:
         """Close the connections."""
         await self._client.aclose()
 
-    async def newest(self) -> int:
-        """The newest version, or `NO_SNAPSHOT`."""
-        found = await self._get(self._newest)
-        return NO_SNAPSHOT if found is None else int(found)
+    async def latest(self, pipeline: str) -> int | None:
+        """The newest version, or None before the first."""
+        found = await self._get(_newest(pipeline))
+        return None if found is None else int(found)
 
-    async def scoring(self, version: int) -> bytes | None:
+    async def scoring(self, pipeline: str, version: int) -> bytes | None:
         """What a scorer loads; None: this version is not there any more."""
-        return await self._get(self._key(version, "scoring"))
+        return await self._get(_key(pipeline, version, "scoring"))
 
-    async def state(self, version: int) -> bytes | None:
+    async def state(self, pipeline: str, version: int) -> bytes | None:
         """Everything that the learner owned; None: this version is not there any more."""
-        found = await self._get(self._key(version, "state"))
-        return found if found is not None else await self._get(self._key(version, "held"))
+        found = await self._get(_key(pipeline, version, "state"))
+        return found if found is not None else await self._get(_key(pipeline, version, "held"))
 
-    async def versions(self) -> list[int]:
+    async def versions(self, pipeline: str) -> list[int]:
         """Those that are kept, oldest first."""
         try:
-            members = await self._client.zrange(self._index, 0, -1)
+            members = await self._client.zrange(f"{_newest(pipeline)}s", 0, -1)
         except (RedisError, OSError) as error:
             raise explained(error, self._shown) from error
         return [int(member.partition(b":")[0]) for member in members]
 
-    async def hold(self, version: int, seconds: int) -> bool:
+    async def hold(self, pipeline: str, version: int, seconds: int) -> bool:
         """Keep the state of a version for so long, whatever is dropped; False: it is not there any more."""
-        state = await self.state(version)
+        state = await self.state(pipeline, version)
         if state is None:
             return False
         try:
-            await self._client.set(self._key(version, "held"), state, ex=seconds)
+            await self._client.set(_key(pipeline, version, "held"), state, ex=seconds)
         except (RedisError, OSError) as error:
             raise explained(error, self._shown) from error
         return True
@@ -91,6 +88,7 @@ class RedisSnapshots:
     async def publish(self, snapshot: Snapshot) -> Published | Refused:
         """Make it the newest."""
         place = snapshot.partition
+        newest = _newest(place.pipeline)
         partition = f"driftwood:{place.pipeline}:partition:{place.topic}:{place.partition}"
         head = msgspec.msgpack.encode(
             (
@@ -99,13 +97,13 @@ class RedisSnapshots:
                 str(snapshot.version),
                 _fields(snapshot),
                 [f"seen:{upstream}" for upstream in snapshot.superseded],
-                f"{self._newest}:",
+                f"{newest}:",
                 *self._kept,
             )
         )
         try:
             answer = await self._publish(
-                keys=[partition, self._newest, self._index, self._figures],
+                keys=[partition, newest, f"{newest}s", f"{newest}_figures"],
                 args=[head, snapshot.scoring, snapshot.state],
             )
         except (RedisError, OSError) as error:
@@ -113,14 +111,19 @@ class RedisSnapshots:
         word, number = answer[0].decode(), int(answer[1])
         return Published(number) if word == "published" else Refused(word, number)
 
-    def _key(self, version: int, what: str) -> str:
-        return f"{self._newest}:{version}:{what}"
-
     async def _get(self, key: str) -> bytes | None:
         try:
             return cast("bytes | None", await self._client.get(key))
         except (RedisError, OSError) as error:
             raise explained(error, self._shown) from error
+
+
+def _newest(pipeline: str) -> str:
+    return f"driftwood:{pipeline}:snapshot"
+
+
+def _key(pipeline: str, version: int, what: str) -> str:
+    return f"{_newest(pipeline)}:{version}:{what}"
 
 
 def _fields(snapshot: Snapshot) -> list[str]:

@@ -11,13 +11,12 @@ newest. What is dropped is counted. The bytes are opaque here; models/snapshot.p
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from features.store import NOTHING_APPLIED, Loaded, PartitionId, Position, Refused, epoch_step
-
-NO_SNAPSHOT = -1  # the version before a learner has published any
 
 
 class Kept(NamedTuple):
@@ -57,23 +56,23 @@ class Published:
 class SnapshotReader(Protocol):
     """What scorers and commands ask. Raises `UnreachableError` and `StoreError` as a state store does."""
 
-    async def newest(self) -> int:
-        """The newest version, or `NO_SNAPSHOT`."""
+    async def latest(self, pipeline: str) -> int | None:
+        """The newest version, or None before the first."""
         ...
 
-    async def scoring(self, version: int) -> bytes | None:
+    async def scoring(self, pipeline: str, version: int) -> bytes | None:
         """What a scorer loads; None: this version is not there any more."""
         ...
 
-    async def state(self, version: int) -> bytes | None:
+    async def state(self, pipeline: str, version: int) -> bytes | None:
         """Everything that the learner owned; None: this version is not there any more."""
         ...
 
-    async def versions(self) -> list[int]:
+    async def versions(self, pipeline: str) -> list[int]:
         """Those that are kept, oldest first."""
         ...
 
-    async def hold(self, version: int, seconds: int) -> bool:
+    async def hold(self, pipeline: str, version: int, seconds: int) -> bool:
         """Keep the state of a version for so long, whatever is dropped; False: it is not there any more."""
         ...
 
@@ -94,62 +93,70 @@ class SnapshotStore(SnapshotReader, Protocol):
 
 
 @dataclass
-class _Partition:
+class _OfPipeline:
     epoch: int = 0
     applied: int = NOTHING_APPLIED
     identity: str | None = None
     seen: dict[str, Position] = field(default_factory=dict)
+    latest: int | None = None
+    snapshots: dict[int, tuple[bytes, bytes]] = field(default_factory=dict)
+    held: dict[int, bytes] = field(default_factory=dict)
+    dropped: int = 0
+
+    def exceeds(self, kept: Kept) -> bool:
+        """Whether the oldest has to go."""
+        size = sum(len(scoring) + len(state) for scoring, state in self.snapshots.values())
+        count = len(self.snapshots)
+        return count > kept.fewest and (size > kept.most_bytes or count > kept.most)
 
 
 class MemorySnapshots:
-    """`SnapshotStore` of one pipeline in dictionaries, with the semantics of the one in Redis; held states never expire.
+    """`SnapshotStore` in dictionaries, with the semantics of the one in Redis; held states never expire.
 
     Example:
         >>> import asyncio
-        >>> asyncio.run(MemorySnapshots().newest())
-        -1
+        >>> asyncio.run(MemorySnapshots().latest("shop")) is None
+        True
     """
 
     def __init__(self, kept: Kept | None = None) -> None:
         self._kept = kept or Kept()
-        self._partition = _Partition()
-        self._snapshots: dict[int, tuple[bytes, bytes]] = {}
-        self._held: dict[int, bytes] = {}
-        self._newest = NO_SNAPSHOT
-        self._dropped = 0
+        self._pipelines: dict[str, _OfPipeline] = defaultdict(_OfPipeline)
 
-    async def newest(self) -> int:
-        """The newest version, or `NO_SNAPSHOT`."""
-        return self._newest
+    async def latest(self, pipeline: str) -> int | None:
+        """The newest version, or None before the first."""
+        return self._pipelines[pipeline].latest
 
-    async def scoring(self, version: int) -> bytes | None:
+    async def scoring(self, pipeline: str, version: int) -> bytes | None:
         """What a scorer loads; None: this version is not there any more."""
-        return self._snapshots[version][0] if version in self._snapshots else None
+        kept = self._pipelines[pipeline].snapshots
+        return kept[version][0] if version in kept else None
 
-    async def state(self, version: int) -> bytes | None:
+    async def state(self, pipeline: str, version: int) -> bytes | None:
         """Everything that the learner owned; None: this version is not there any more."""
-        return self._snapshots[version][1] if version in self._snapshots else self._held.get(version)
+        known = self._pipelines[pipeline]
+        return known.snapshots[version][1] if version in known.snapshots else known.held.get(version)
 
-    async def versions(self) -> list[int]:
+    async def versions(self, pipeline: str) -> list[int]:
         """Those that are kept, oldest first."""
-        return sorted(self._snapshots)
+        return sorted(self._pipelines[pipeline].snapshots)
 
-    async def hold(self, version: int, seconds: int) -> bool:
+    async def hold(self, pipeline: str, version: int, seconds: int) -> bool:
         """Keep the state of a version, whatever is dropped; False: it is not there any more."""
-        state = await self.state(version)
+        state = await self.state(pipeline, version)
         if state is not None:
-            self._held[version] = state
+            self._pipelines[pipeline].held[version] = state
         return state is not None
 
     async def load(self, partition: PartitionId) -> Loaded:
         """Raise the partition's epoch and read what is known of it."""
-        known = self._partition
+        known = self._pipelines[partition.pipeline]
         known.epoch += epoch_step()
         return Loaded(known.epoch, known.applied, dict(known.seen), 0, known.identity)
 
     async def publish(self, snapshot: Snapshot) -> Published | Refused:
         """Make it the newest."""
-        known = self._partition
+        known = self._pipelines[snapshot.partition.pipeline]
         if known.epoch != snapshot.epoch:
             return Refused("epoch", known.applied)
         if known.applied != snapshot.applied:
@@ -158,13 +165,9 @@ class MemorySnapshots:
         known.seen.update(snapshot.seen)
         for upstream in snapshot.superseded:
             known.seen.pop(upstream, None)
-        self._snapshots[snapshot.version] = snapshot.scoring, snapshot.state
-        self._newest = snapshot.version
-        while len(self._snapshots) > self._kept.fewest and self._too_many():
-            del self._snapshots[min(self._snapshots)]
-            self._dropped += 1
-        return Published(self._dropped)
-
-    def _too_many(self) -> bool:
-        size = sum(len(scoring) + len(state) for scoring, state in self._snapshots.values())
-        return size > self._kept.most_bytes or len(self._snapshots) > self._kept.most
+        known.snapshots[snapshot.version] = snapshot.scoring, snapshot.state
+        known.latest = snapshot.version
+        while known.exceeds(self._kept):
+            del known.snapshots[min(known.snapshots)]
+            known.dropped += 1
+        return Published(known.dropped)

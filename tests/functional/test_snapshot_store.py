@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from features.errors import StoreError, UnreachableError
 from features.redis_snapshots import RedisSnapshots
 from features.redis_store import RedisStore
-from features.snapshot_store import NO_SNAPSHOT, Kept, MemorySnapshots, Published, Snapshot, SnapshotStore
+from features.snapshot_store import Kept, MemorySnapshots, Published, Snapshot, SnapshotStore
 from features.store import PartitionId, Position, Refused
 
 PLACE = PartitionId("shop", "shop.outcomes", 0, "cluster/topic")
@@ -31,7 +31,7 @@ def snapshot(epoch: int, applied: int, version: int, size: int = 10, **more: Any
 
 @asynccontextmanager
 async def in_redis(url: str, kept: Kept) -> AsyncIterator[SnapshotStore]:
-    store = RedisSnapshots(Redis.from_url(url), url, "shop", kept)
+    store = RedisSnapshots(Redis.from_url(url), url, kept)
     yield store
     await store.aclose()
 
@@ -67,9 +67,14 @@ async def published(store: SnapshotStore, *versions: int, size: int = 10) -> lis
 
 def test_before_the_first_there_is_none(use):
     async def body(store):
-        return await store.newest(), await store.scoring(0), await store.state(0), await store.versions()
+        return (
+            await store.latest("shop"),
+            await store.scoring("shop", 0),
+            await store.state("shop", 0),
+            await store.versions("shop"),
+        )
 
-    assert use(body) == (NO_SNAPSHOT, None, None, [])
+    assert use(body) == (None, None, None, [])
 
 
 def test_what_was_published_is_the_newest_and_the_next_owner_begins_behind_it(use):
@@ -80,8 +85,8 @@ def test_what_was_published_is_the_newest_and_the_next_owner_begins_behind_it(us
         at = replace(snapshot(first.epoch, 4, 7), seen={"up/0": Position(5, 2)}, superseded=["old/0"])
         await store.publish(at)
         loaded = await store.load(PLACE)
-        bytes_of = [(await store.scoring(v), await store.state(v)) for v in (4, 7)]
-        return await store.newest(), loaded, bytes_of, loaded.epoch > first.epoch
+        bytes_of = [(await store.scoring("shop", v), await store.state("shop", v)) for v in (4, 7)]
+        return await store.latest("shop"), loaded, bytes_of, loaded.epoch > first.epoch
 
     newest, loaded, bytes_of, raised = use(body)
     assert newest == 7 and raised
@@ -94,11 +99,11 @@ def test_an_owner_that_was_replaced_publishes_nothing(use):
         zombie = await store.load(PLACE)
         owner = await store.load(PLACE)
         refused = await store.publish(snapshot(zombie.epoch, -1, 5))
-        before = await store.newest()
+        before = await store.latest("shop")
         await store.publish(snapshot(owner.epoch, -1, 3))
-        return refused, before, await store.publish(snapshot(zombie.epoch, 3, 5)), await store.newest()
+        return refused, before, await store.publish(snapshot(zombie.epoch, 3, 5)), await store.latest("shop")
 
-    assert use(body) == (Refused("epoch", -1), NO_SNAPSHOT, Refused("epoch", 3), 3)
+    assert use(body) == (Refused("epoch", -1), None, Refused("epoch", 3), 3)
 
 
 def test_who_is_not_where_the_store_stands_is_refused_and_a_call_sent_twice_shows_that_it_was_done(use):
@@ -109,7 +114,7 @@ def test_who_is_not_where_the_store_stands_is_refused_and_a_call_sent_twice_show
             await store.publish(snapshot(loaded.epoch, 2, 4)),
             await store.publish(done),
             await store.publish(done),
-            await store.versions(),
+            await store.versions("shop"),
         )
 
     assert use(body) == (Refused("applied", -1), Published(0), Refused("applied", 4), [4])
@@ -118,7 +123,12 @@ def test_who_is_not_where_the_store_stands_is_refused_and_a_call_sent_twice_show
 def test_the_newest_within_the_limit_stay_and_what_is_dropped_is_counted(use):
     async def body(store):
         answers = await published(store, 1, 2, 3, 4, 5, 6, 7)  # 20 bytes each: five fit into 100
-        return answers[-1], await store.versions(), await store.state(2), await store.scoring(3)
+        return (
+            answers[-1],
+            await store.versions("shop"),
+            await store.state("shop", 2),
+            await store.scoring("shop", 3),
+        )
 
     last, versions, gone, kept = use(body)
     assert (last, versions, gone) == (Published(2), [3, 4, 5, 6, 7], None) and kept.startswith(b"s3")
@@ -127,7 +137,7 @@ def test_the_newest_within_the_limit_stay_and_what_is_dropped_is_counted(use):
 def test_two_stay_however_large_they_are(use):
     async def body(store):
         await published(store, 1, 2, 3, size=1000)
-        return await store.versions()
+        return await store.versions("shop")
 
     assert use(body) == [2, 3]
 
@@ -135,7 +145,7 @@ def test_two_stay_however_large_they_are(use):
 def test_very_many_small_ones_are_bounded_by_their_number(use):
     async def body(store):
         await published(store, *range(8), size=2)
-        return await store.versions()
+        return await store.versions("shop")
 
     assert use(body) == [3, 4, 5, 6, 7]
 
@@ -143,9 +153,14 @@ def test_very_many_small_ones_are_bounded_by_their_number(use):
 def test_a_state_that_is_held_stays_when_its_snapshot_is_dropped(use):
     async def body(store):
         await published(store, 1)
-        held = await store.hold(1, seconds=60)
+        held = await store.hold("shop", 1, seconds=60)
         await published(store, 2, 3, size=1000)
-        return held, await store.versions(), await store.state(1), await store.hold(0, seconds=60)
+        return (
+            held,
+            await store.versions("shop"),
+            await store.state("shop", 1),
+            await store.hold("shop", 0, seconds=60),
+        )
 
     held, versions, state, unknown = use(body)
     assert held and versions == [2, 3] and state.startswith(b"t1") and not unknown
@@ -162,7 +177,7 @@ def test_versions_that_come_again_replace_those_that_are_kept(redis_url):
             figures: Any = client.hget("driftwood:shop:snapshot_figures", "bytes")
             size = await figures
             await client.aclose()
-            return await store.versions(), size
+            return await store.versions("shop"), size
 
     assert asyncio.run(body()) == ([1, 2, 3], b"54")
 
@@ -175,16 +190,16 @@ def test_a_key_that_holds_something_else_is_named_and_nothing_is_written(redis_u
             with pytest.raises(StoreError, match="driftwood:shop:snapshots"):
                 await published(store, 1)
             await client.aclose()
-            return await store.newest(), (await store.load(PLACE)).applied
+            return await store.latest("shop"), (await store.load(PLACE)).applied
 
-    assert asyncio.run(body()) == (NO_SNAPSHOT, -1)
+    assert asyncio.run(body()) == (None, -1)
 
 
 def test_no_answer_is_an_error_that_names_the_setting():
     async def body() -> Any:
         url = "redis://127.0.0.1:1"
         async with in_redis(url, SMALL) as store:
-            await store.newest()
+            await store.latest("shop")
 
     with pytest.raises(UnreachableError, match="redis_url"):
         asyncio.run(body())
