@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 
-from features.state import EntityState
 from streams.metrics import Now
 from streams.pressure import Pressure
 from streams.serving import Serving
+from streams.stage import Held
 from streams.surroundings import Surroundings
 from streams.worker import Worker
 
@@ -21,7 +21,7 @@ def figures(worker: Worker, pressure: Pressure, serving: Serving, surroundings: 
     def by_partition(values: Iterable[tuple[tuple[str, int], float]]) -> Values:
         return [((topic, str(number)), value) for (topic, number), value in values]
 
-    def of_states(read: Callable[[EntityState], int]) -> Callable[[], Values]:
+    def of_states(read: Callable[[Held], int]) -> Callable[[], Values]:
         return lambda: by_partition(
             ((memory.partition.topic, memory.partition.partition), read(memory.state))
             for memory in worker.memories()

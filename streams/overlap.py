@@ -15,9 +15,8 @@ from collections.abc import Callable
 
 from features.store import Refused
 from streams.batch import Partition
-from streams.entity_batch import Memory
 from streams.mailbox import Mailbox, Piece
-from streams.predict_road import Begun, EntityStage
+from streams.stage import BegunBatch, Stage, StageMemory
 
 # One in each lane. A third would wait for the second lane with its records in memory, and only make answers older.
 IN_FLIGHT = 2
@@ -37,8 +36,8 @@ class Overlap:
 
     def __init__(
         self,
-        stage: EntityStage,
-        memory: Memory,
+        stage: Stage,
+        memory: StageMemory,
         mailbox: Mailbox,
         began: Callable[[Partition], None],
         ended: Callable[[Piece, int], None],
@@ -46,7 +45,7 @@ class Overlap:
         self._stage, self._memory, self._mailbox = stage, memory, mailbox
         self._began, self._ended = began, ended
         self._room = asyncio.Semaphore(IN_FLIGHT)
-        self._begun: asyncio.Queue[tuple[Piece, Begun] | None] = asyncio.Queue()
+        self._begun: asyncio.Queue[tuple[Piece, BegunBatch] | None] = asyncio.Queue()
 
     async def run(self) -> Refused | None:
         """Until the mailbox is closed and what is in flight has ended (None), or the store refuses a batch.
@@ -82,8 +81,8 @@ class Overlap:
             await self._room.acquire()
         self._begun.put_nowait(None)
 
-    async def _begin(self, piece: Piece) -> Begun:
-        begun = await self._stage.begin(self._memory, piece.records)
+    async def _begin(self, piece: Piece) -> BegunBatch:
+        begun: BegunBatch | Refused | None = await self._stage.begin(self._memory, piece.records)
         if begun is None:
             await self._begun.join()
             begun = await self._stage.begin(self._memory, piece.records)

@@ -7,6 +7,7 @@ down the road and marks it as done.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,11 +16,10 @@ from typing import Protocol
 from features.errors import StateLostError
 from features.store import NOTHING_APPLIED, PartitionId, Refused
 from streams.batch import FetchedBatch, Partition
-from streams.entity_batch import Memory
 from streams.mailbox import Mailbox, MailboxLimits, PartitionTasks, Piece, Put
 from streams.overlap import Overlap
-from streams.predict_road import EntityStage, Ingest
 from streams.pressure import LOOK_EVERY_S, Pressure
+from streams.stage import Source, Stage, StageMemory, TickingSource, TickingStage
 
 log = logging.getLogger(__name__)
 
@@ -37,11 +37,14 @@ class Group(Protocol):
 
 @dataclass(frozen=True)
 class Stages:
-    """The stages that this worker runs, by their input topic; `identities` tells the topics' instances apart."""
+    """The stages that this worker runs, by their input topic: `ingest` those without state, `entities` those with.
+
+    `identities` tells the topics' instances apart.
+    """
 
     pipeline: str
-    ingest: Mapping[str, Ingest]
-    entities: Mapping[str, EntityStage]
+    ingest: Mapping[str, Source]
+    entities: Mapping[str, Stage]
     identities: Mapping[str, str]
 
     @property
@@ -65,7 +68,7 @@ class Worker:
     ) -> None:
         self._stages, self._pressure = stages, pressure
         self._grace_s, self._clock = grace_s, clock
-        self._memories: dict[Partition, Memory] = {}
+        self._memories: dict[Partition, StageMemory] = {}
         self._busy_since: dict[Partition, float] = {}  # of what is in hand, the last that moved
         self._arrived: dict[Partition, float] = {}  # when the group gave us what does not flow yet
         self._ends: dict[Partition, int] = {}  # of each log, as of its newest fetch
@@ -111,7 +114,7 @@ class Worker:
 
     # What is watched.
 
-    def memories(self) -> list[Memory]:
+    def memories(self) -> list[StageMemory]:
         """The partitions with state that are ours, for metrics."""
         return list(self._memories.values())
 
@@ -132,6 +135,28 @@ class Worker:
         now = self._clock()
         waiting = [*self._busy_since.items(), *self._arrived.items()]
         return [partition for partition, since in waiting if now - since > patience_s]
+
+    # Signs of life.
+
+    async def tick(self, every_s: float) -> None:
+        """Let the stages that tick say how far they are, every `every_s` seconds, for ever; a task of the worker.
+
+        Raises what their ticks raise: `DeliveryError`.
+        """
+        while True:
+            await asyncio.sleep(every_s)
+            for mailbox in self.mailboxes():
+                await self._tick(mailbox)
+
+    async def _tick(self, mailbox: Mailbox) -> None:
+        topic, number = partition = mailbox.partition
+        waits = mailbox.waiting_records or partition in self._busy_since or self.lags().get(partition, 0)
+        source = self._stages.ingest.get(topic)
+        if isinstance(source, TickingSource):
+            await source.tick(number, idle=not waits)
+        stage, memory = self._stages.entities.get(topic), self._memories.get(partition)
+        if isinstance(stage, TickingStage) and memory is not None:
+            await stage.tick(memory, idle=not waits)
 
     # The work of one partition.
 
@@ -198,11 +223,11 @@ class Worker:
             mailbox.reset(seek, offset)
         self._busy_since.pop(partition, None)
 
-    async def _open(self, partition: Partition) -> Memory:
+    async def _open(self, partition: Partition) -> StageMemory:
         """Load the partition. Raises `StateLostError` rather than begin from nothing what was worked on before."""
         topic, number = partition
         identity = self._stages.identities[topic]
-        memory = await self._stages.entities[topic].open(
+        memory: StageMemory = await self._stages.entities[topic].open(
             PartitionId(self._stages.pipeline, topic, number, identity)
         )
         if memory.applied == NOTHING_APPLIED and (done := await self._known_to_be_done(partition)):

@@ -23,6 +23,7 @@ from streams.predict_road import EntityStage, Publishing
 from streams.producer import Outgoing, partition_of
 from streams.serving import Serving
 from streams.settings import Settings
+from streams.stage import Stage
 from streams.topics import pipeline_topics
 from streams.worker import Stages
 
@@ -295,7 +296,8 @@ def _with_capacity(stages: Stages, capacity: int | None) -> Stages:
     if capacity is None:
         return stages
 
-    def narrowed(stage: EntityStage) -> EntityStage:
+    def narrowed(stage: Stage) -> Stage:
+        assert isinstance(stage, EntityStage)
         return replace(stage, batches=replace(stage.batches, capacity=capacity))
 
     return replace(stages, entities={topic: narrowed(stage) for topic, stage in stages.entities.items()})
