@@ -110,6 +110,7 @@ class Subject:
 
     def __init__(self, shape: Shape, road: Road, coming: Iterator[Payments]) -> None:
         self._shape, self._road, self._coming = shape, road, coming
+        self._round, self._at = next(coming), 0
         self._rows = min(ROWS, shape.entities)
         self._before, self._known = road.steps_s(), road.loaded()
         self._events = 0
@@ -119,7 +120,7 @@ class Subject:
         """Measure this many events, in batches of equal size."""
         events, cpu_s = 0, 0.0
         while events < wanted:
-            made = records(_cut(next(self._coming), 0, wanted - events))
+            made = records(self._next(wanted - events))
             started = time.process_time()
             for at in range(0, len(made), self._rows):
                 await self._road.run([value for _, value in made[at : at + self._rows]])
@@ -127,6 +128,13 @@ class Subject:
             events += len(made)
         self._events += events
         self._turns.append(1e6 * cpu_s / events)
+
+    def _next(self, wanted: int) -> Payments:
+        """At most so many, where the round stands: whoever left rounds out would find every entity's tiles out of date."""
+        if self._at == len(self._round.numbers):
+            self._round, self._at = next(self._coming), 0
+        start, self._at = self._at, min(self._at + wanted, len(self._round.numbers))
+        return _cut(self._round, start, self._at)
 
     def warmed(self) -> None:
         """What was measured so far does not count."""

@@ -60,7 +60,7 @@ DIVERTED_KNOWN_AFTER = pd.Timedelta(hours=36)
 UNLISTED_ZONES = dict.fromkeys(("BQN", "PSE", "SJU", "STT"), "America/Puerto_Rico")
 
 # Raised whenever the tables change, so that an older cache is made anew.
-TABLES_VERSION = 1
+TABLES_VERSION = 2
 
 Progress = Callable[[str, float], None]
 """Told what is being done and how much of all is done, 0.0 to 1.0."""
@@ -113,7 +113,7 @@ def labels(source: Path | None = None) -> pd.DataFrame:
 
     `outcome` is `arrived`, `cancelled` (never left) or `diverted` (left, but has no arrival delay: it landed elsewhere,
     or later by another way). `late` is 1 where an arrival was `LATE_MINUTES` late or more, 0 where it was not, null
-    without an arrival. `known_at` (UTC) is the actual arrival; without one it is `CANCELLED_KNOWN_AFTER` or
+    without an arrival; so is `delay_minutes`, by which the arrival was late (negative: early). `known_at` (UTC) is the actual arrival; without one it is `CANCELLED_KNOWN_AFTER` or
     `DIVERTED_KNOWN_AFTER` the scheduled departure, when the absence is certain.
 
     >>> labels()["outcome"].value_counts().to_dict()
@@ -259,6 +259,7 @@ def _labels(flights: pd.DataFrame, source: Path) -> pd.DataFrame:
             "flight_id": flights["flight_id"],
             "outcome": outcome,
             "late": (delay >= LATE_MINUTES).astype("Int8").where(outcome == "arrived"),
+            "delay_minutes": delay.where(outcome == "arrived").astype("Int64"),
             "known_at": known_at.dt.as_unit("us"),
         }
     )

@@ -217,6 +217,14 @@ def test_late_is_fifteen_minutes_or_more_and_null_without_an_arrival(
     assert set(late[source["arr_delay"] == 14]) == {0}
 
 
+def test_the_minutes_stand_beside_the_label_wherever_there_is_one(
+    labels: pd.DataFrame, source: pd.DataFrame
+) -> None:
+    minutes = labels.set_index("flight_id")["delay_minutes"].reindex(source.index)
+    assert (minutes.isna() == source["arr_delay"].isna()).all()
+    assert (minutes.dropna() == source["arr_delay"].dropna()).all()
+
+
 def test_known_at_leaves_a_plausible_time_on_the_ground(labels: pd.DataFrame, source: pd.DataFrame) -> None:
     """Arrival minus actual departure minus time in the air is taxiing: a slip of a zone or a day would be hours off."""
     flown = source[source["arr_delay"].notna()]
