@@ -127,36 +127,32 @@ class FrameCodec:
         """Cut a frame by target partition: (partition, bytes) pairs, rows in order, none above `MAX_FRAME_BYTES`."""
         if len(frame) == 0:
             return
-        order = np.argsort(partitions, kind="stable")
-        batch = self.encode(frame)
-        if (np.diff(partitions) < 0).any():
-            batch = batch.take(pa.array(order))
-        targets, starts = np.unique(partitions[order], return_index=True)
-        ends = [*starts[1:], len(order)]
-        for target, start, end in zip(targets, starts, ends, strict=True):
-            for piece in _pieces(batch.slice(int(start), int(end - start))):
-                yield int(target), piece
+        yield from cut(self.encode(frame), partitions)
 
     def decode(self, value: bytes) -> Frame:
         """The frame in a record's value. Raises ValueError when it is none."""
-        try:
-            batch = pa.ipc.read_record_batch(pa.py_buffer(value), self.schema)
-            batch.validate(full=True)
-        except (pa.ArrowException, OSError, EOFError) as error:
-            raise ValueError(str(error)) from error
-        if batch.column(0).null_count:
-            raise ValueError("an event without an id")
-        return self._frame(batch)
+        return self.frame_of(opened(value, self.schema))
 
     def empty(self) -> Frame:
         """A frame without rows."""
-        return self._frame(pa.RecordBatch.from_pylist([], schema=self.schema))
+        return self.frame_of(pa.RecordBatch.from_pylist([], schema=self.schema))
 
     def join(self, frames: Sequence[Frame]) -> Frame:
         """Several frames as one, in order."""
         if len(frames) == 1:
             return frames[0]
-        return self._frame(pa.concat_batches([self.encode(frame) for frame in frames]))
+        return self.frame_of(pa.concat_batches([self.encode(frame) for frame in frames]))
+
+    def frame_of(self, batch: pa.RecordBatch) -> Frame:
+        """The frame in a record batch of this schema."""
+        event_ids, *texts, integers, floats = batch.columns
+        columns = np.ascontiguousarray(self._values(integers, 1 + len(INTEGERS)).T)
+        times_us, offsets, places, topics, partitions, origins, arrived_ms, flags = columns
+        numbers, windows, ages_s = np.split(
+            self._values(floats, self._width), (self._numbers, self._windows), axis=1
+        )
+        rows = Rows(self._layout, event_ids, times_us, numbers, tuple(texts))
+        return Frame(rows, offsets, places, topics, partitions, origins, arrived_ms, windows, ages_s, flags)
 
     def _fields(self) -> list[tuple[str, pa.DataType]]:
         # Two matrices instead of a column for each: a column costs some 10 µs to write and read, whatever its rows.
@@ -172,16 +168,6 @@ class FrameCodec:
         kind = self.schema.field(name).type
         # Built from buffers because `from_arrays` cannot tell how many rows a matrix without columns has.
         return pa.FixedSizeListArray.from_buffers(kind, len(values), [None], children=[flat])
-
-    def _frame(self, batch: pa.RecordBatch) -> Frame:
-        event_ids, *texts, integers, floats = batch.columns
-        columns = np.ascontiguousarray(self._values(integers, 1 + len(INTEGERS)).T)
-        times_us, offsets, places, topics, partitions, origins, arrived_ms, flags = columns
-        numbers, windows, ages_s = np.split(
-            self._values(floats, self._width), (self._numbers, self._windows), axis=1
-        )
-        rows = Rows(self._layout, event_ids, times_us, numbers, tuple(texts))
-        return Frame(rows, offsets, places, topics, partitions, origins, arrived_ms, windows, ages_s, flags)
 
     @staticmethod
     def _values(column: pa.FixedSizeListArray, width: int) -> Any:
@@ -202,6 +188,30 @@ def positions_after(frame: Frame, seen: Position) -> int:
     same = (frame.upstream_offsets == seen.offset) & (frame.upstream_rows > seen.row)
     after = np.flatnonzero(later | same)
     return int(after[0]) if len(after) else len(frame)
+
+
+def opened(value: bytes, schema: pa.Schema) -> pa.RecordBatch:
+    """The rows of this schema in a record's value, each with an event id. Raises ValueError when it holds none."""
+    try:
+        batch = pa.ipc.read_record_batch(pa.py_buffer(value), schema)
+        batch.validate(full=True)
+    except (pa.ArrowException, OSError, EOFError) as error:
+        raise ValueError(str(error)) from error
+    if batch.column(0).null_count:
+        raise ValueError("an event without an id")
+    return batch
+
+
+def cut(batch: pa.RecordBatch, partitions: Ints) -> Iterator[tuple[int, bytes]]:
+    """The rows by target partition: (partition, bytes) pairs, rows in order, none above `MAX_FRAME_BYTES`."""
+    order = np.argsort(partitions, kind="stable")
+    if (np.diff(partitions) < 0).any():
+        batch = batch.take(pa.array(order))
+    targets, starts = np.unique(partitions[order], return_index=True)
+    ends = [*starts[1:], len(order)]
+    for target, start, end in zip(targets, starts, ends, strict=True):
+        for piece in _pieces(batch.slice(int(start), int(end - start))):
+            yield int(target), piece
 
 
 def _pieces(batch: pa.RecordBatch) -> Iterator[bytes]:
