@@ -112,9 +112,10 @@ def labels(source: Path | None = None) -> pd.DataFrame:
     """What became of each flight, ordered by (known_at, flight_id); one row for each event.
 
     `outcome` is `arrived`, `cancelled` (never left) or `diverted` (left, but has no arrival delay: it landed elsewhere,
-    or later by another way). `late` is 1 where an arrival was `LATE_MINUTES` late or more, 0 where it was not, null
-    without an arrival; so is `delay_minutes`, by which the arrival was late (negative: early). `known_at` (UTC) is the actual arrival; without one it is `CANCELLED_KNOWN_AFTER` or
-    `DIVERTED_KNOWN_AFTER` the scheduled departure, when the absence is certain.
+    or later by another way). `late` is 1 where an arrival was `LATE_MINUTES` late or more, 0 where it was not;
+    `delay_minutes` says by how much (negative: early). Both are null without an arrival. `known_at` (UTC) is the actual
+    arrival; without one it is `CANCELLED_KNOWN_AFTER` or `DIVERTED_KNOWN_AFTER` the scheduled departure, when the
+    absence is certain.
 
     >>> labels()["outcome"].value_counts().to_dict()
     {'arrived': 327346, 'cancelled': 8255, 'diverted': 1175}
