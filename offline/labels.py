@@ -106,17 +106,7 @@ def match_labels(
     pipeline names no time zone.
     """
     features = pipeline.feature_set
-    names = column_names(source)
-    id_column = columns.id or _id_column(features, names)
-    label_column = columns.label or pipeline.label.name
-    known_column = columns.known_at or (KNOWN_AT if KNOWN_AT in names else None)
-    if not names:
-        raise DeveloperError("the labels hold no readable row; expected Parquet, or one JSON object a line")
-    if label_column not in names:
-        raise DeveloperError(
-            f"the labels have no column {label_column!r}; expected {nearest(label_column, names)}. Where they stand in a file "
-            "of their own, name it after the events"
-        )
+    id_column, label_column, known_column = chosen_columns(pipeline, column_names(source), columns)
     table = read_columns(source, [id_column, label_column] + ([known_column] if known_column else []))
     ids = table.ids(id_column, features.schema[features.id_field].type)
     codes = pipeline.label.codes(table.values(label_column), _places(table, ids, features))
@@ -128,7 +118,7 @@ def match_labels(
         )
         timed = np.ones(len(event), bool)
     else:
-        moments, timed = _moments(table.array(known_column), features, known_column)
+        moments, timed = moments_of(table.array(known_column), features, known_column)
     usable = (event >= 0) & timed
     counts = {
         "labels": len(codes),
@@ -140,6 +130,22 @@ def match_labels(
         what = f"lines that are no JSON object, left out (the first: {table.unreadable.first})"
         counts[what] = table.unreadable.count
     return _in_order(pipeline.label, times_us, event[usable], codes[usable], moments[usable], counts)
+
+
+def chosen_columns(
+    pipeline: Pipeline, names: Sequence[str], columns: LabelColumns
+) -> tuple[str, str, str | None]:
+    """The columns with the event's id, the label and, where there is one, when it was known. Raises DeveloperError."""
+    label = columns.label or pipeline.label.name
+    if not names:
+        raise DeveloperError("the labels hold no readable row; expected Parquet, or one JSON object a line")
+    if label not in names:
+        raise DeveloperError(
+            f"the labels have no column {label!r}; expected {nearest(label, names)}. Where they stand in a file "
+            "of their own, name it after the events"
+        )
+    known = columns.known_at or (KNOWN_AT if KNOWN_AT in names else None)
+    return columns.id or _id_column(pipeline.feature_set, names), label, known
 
 
 def _places(table: Columns, ids: pa.ChunkedArray, features: FeatureSet) -> Callable[[int], str]:
@@ -170,8 +176,10 @@ def _id_column(features: FeatureSet, names: Sequence[str]) -> str:
     return "event_id" if own not in names and "event_id" in names else own
 
 
-def _moments(column: pa.ChunkedArray, features: FeatureSet, name: str) -> tuple[Ints, npt.NDArray[np.bool_]]:
-    """(int64[n] microseconds, bool[n]: there is one)."""
+def moments_of(
+    column: pa.ChunkedArray, features: FeatureSet, name: str
+) -> tuple[Ints, npt.NDArray[np.bool_]]:
+    """The times of a column: (int64[n] microseconds, bool[n]: there is one). Raises DeveloperError where they are none."""
     kind, time = column.type, features.time
     present = column.is_valid().to_numpy().copy()
     if pa.types.is_timestamp(kind) and kind.tz is not None:
