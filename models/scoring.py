@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +13,25 @@ from features.feature_set import FeatureMatrix
 from features.plan import Floats
 
 Flags = npt.NDArray[np.bool_]
+
+UncertaintyOf = Literal["spread of the parts", "calibrated interval"]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The scores of n rows, and what they were made of.
+
+    `score` and each of `parts` are float64[n], or float64[n, K] for K classes; a part is NaN where its model could say
+    nothing. `weights` are the parts' shares of the score. `low` and `high` enclose it (None: one model alone answered, so
+    nothing is known of its uncertainty), and `uncertainty_of` says what they are.
+    """
+
+    score: Floats
+    parts: Mapping[str, Floats]
+    weights: Mapping[str, float]
+    low: Floats | None = None
+    high: Floats | None = None
+    uncertainty_of: UncertaintyOf = "spread of the parts"
 
 
 class Scorer(Protocol):
