@@ -1,0 +1,62 @@
+"""Is this card payment fraud? Asked when the terminal asks, of every payment; answered by investigators a week later.
+
+The windows are those of the Fraud Detection Handbook: how often and how much a customer pays, how often a terminal is
+paid at, and what share of its payments turned out to be fraud, each over 1, 7 and 30 days. The shares count a payment
+when its label becomes known, 7 days after it.
+"""
+
+from datetime import datetime
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from driftwood import (
+    DailyCapacity,
+    Entity,
+    Label,
+    LightGBM,
+    Pipeline,
+    day_of_week,
+    expression,
+    hour_of_day,
+    unit,
+)
+
+
+class Payment(msgspec.Struct):
+    """One payment, as the terminal asks whether to let it through."""
+
+    payment_id: str
+    at: datetime
+    customer: str
+    terminal: str
+    amount: Annotated[float, Meta(ge=0, le=100_000), unit("EUR")]
+
+
+customer, terminal = Entity("customer"), Entity("terminal")
+
+payments = Pipeline(
+    "payments",
+    event=Payment,
+    id="payment_id",
+    time="at",
+    decided="before the payment is authorised",
+    earliest="2024-01-01",
+    # Labels take 7 days. What nobody has disputed a day after that, nobody will.
+    label=Label("fraud", horizon="8d", when_silent=0),
+    # So many payments a day can be looked at.
+    decide=DailyCapacity(100),
+    features=[
+        "amount",
+        hour_of_day("UTC"),
+        day_of_week("UTC"),
+        customer.count("1d", "7d", "30d"),
+        customer.mean("amount", "1d", "7d", "30d"),
+        expression("amount_to_usual", "amount / customer_amount_mean_30d"),
+        terminal.count("1d", "7d", "30d"),
+        terminal.rate("fraud", "1d", "7d", "30d"),
+    ],
+    batch=LightGBM(rounds=100, num_leaves=15, min_data_in_leaf=50),
+    fallback=0.008,
+)
