@@ -163,7 +163,9 @@ class Disorder:
 class Production:
     """One run of sending into `topic`. `clock` and `sleep` are monotonic seconds; `told` hears of progress.
 
-    `held` may ask for a wait of its own: it is told how many events were sent, and says whether to wait.
+    `group` is whoever reads the topic: it is waited for while more than `unread_bytes_max` of a partition is unread
+    (default: the workers of the predict road). `held` may ask for a wait of its own: it is told how many events were sent,
+    and says whether to wait.
 
     Raises:
         DeliveryError: the broker did not take an event within `DELIVER_WITHIN_S`, or refused it.
@@ -175,6 +177,7 @@ class Production:
         topic: Topic,
         settings: Settings,
         *,
+        group: str | None = None,
         told: Callable[[Sent], None] = lambda sent: None,
         held: Callable[[int], bool] = lambda events: False,
         clock: Callable[[], float] = time.monotonic,
@@ -183,7 +186,9 @@ class Production:
         self._topic, self._told, self._held = topic, told, held
         self._clock, self._sleep = clock, sleep
         self._limit = settings.unread_bytes_max
-        self._group = Consumer({**_config(settings), "group.id": predict_group(pipeline)}, logger=_quiet)
+        self._group = Consumer(
+            {**_config(settings), "group.id": group or predict_group(pipeline)}, logger=_quiet
+        )
         self._producer = Producer(_producing(settings), logger=_quiet)
         self._partitions = [TopicPartition(topic.name, number) for number in range(topic.partitions)]
         self._backlog = Backlog(self._standing())

@@ -15,7 +15,8 @@ from driftwood.cli.options import AsJson, Overrides, PipelineArgument, SettingsF
 from features.errors import DeveloperError
 
 if TYPE_CHECKING:
-    from driftwood.produce import Sent, Summary
+    from driftwood.produce import Chunk, Sent, Summary
+    from models.pipeline import Pipeline
 
 
 # A worker that keeps up makes the sender wait for tenths of a second, one that starts for some seconds.
@@ -25,8 +26,9 @@ WAIT_SAID_AFTER_S = 5.0
 def add_to(app: typer.Typer) -> None:
     """Add these commands to the program."""
     app.command(
-        short_help="Send events.",
-        epilog="Examples: driftwood produce flights --rate 1000; driftwood produce shop.py events.parquet --speed 3600",
+        short_help="Send events, or labels.",
+        epilog="Examples: driftwood produce flights --rate 1000; driftwood produce shop.py events.parquet --speed 3600; "
+        "driftwood produce shop.py labels.parquet --labels",
     )(produce)
     app.command(
         short_help="Print what a topic holds.",
@@ -52,39 +54,39 @@ def produce(
     sort: Annotated[
         bool, typer.Option("--sort", help="Order them by event time first; needs them in memory.")
     ] = False,
+    labels: Annotated[
+        bool,
+        typer.Option(
+            "--labels", help="The file holds labels: send them into `labels`, as they became known."
+        ),
+    ] = False,
     settings: SettingsFile = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
     """Send events into a pipeline's `events` topic: at a rate, at the speed of their times, or as fast as they are read.
 
-    Waits while more stands unread in a partition than the setting unread_bytes_max; so without a worker it stops there.
+    With --labels the records go into `labels` instead, in the order in which they became known. Waits while more stands unread in a partition than the setting unread_bytes_max; so without a worker it stops there.
     """
     _check_pace(rate, speed)
-    import itertools
-    import time
-
     from driftwood.pipelines import example_files, topics_of
-    from driftwood.produce import Production, Schedule, chunks, in_order
-    from offline.events import ignored_columns, read_records
-    from streams.topics import TopicAdmin
+    from driftwood.produce import Production, Schedule, in_order
+    from streams.topics import TopicAdmin, learn_group, predict_group
 
     values = loaded(settings, overrides)
     declared = named(pipeline)
-    if file is None:
+    source = file
+    if source is None:
         with output.progress("preparing the example's data") as told:
-            source = example_files(pipeline, values, told)[0]
-    else:
-        source = file
-    if left_out := ignored_columns(source, declared.feature_set):
-        output.say(f"Columns that are no fields of the event are left out: {', '.join(left_out)}")
+            source = example_files(pipeline, values, told)[1 if labels else 0]
     topics = topics_of(declared, values)
-    TopicAdmin(values).check([topics.events])
-    records: Iterable[bytes] = itertools.chain.from_iterable(read_records(source, declared.feature_set))
-    found = chunks(itertools.islice(records, limit), declared, lambda: time.time() * 1000)
-    total = _total(source, limit)
-    with _shown(total) as told_sent:
-        production = Production(declared.name, topics.events, values, told=told_sent)
+    topic, group = topics.events, predict_group(declared.name)
+    if labels:
+        topic, group = topics.learning.labels, learn_group(declared.name)
+    found = _labels_of(declared, source, limit) if labels else _events_of(declared, source, limit)
+    TopicAdmin(values).check([topic])
+    with _shown(_total(source, limit)) as told_sent:
+        production = Production(declared.name, topic, values, group=group, told=told_sent)
         summary = production.run(in_order(found) if sort else found, Schedule(rate, speed))
     _report(summary, as_json)
 
@@ -133,6 +135,30 @@ def tail(
     finally:
         if view.copies.dropped:
             output.say(f"{view.copies.dropped:,} copies of predictions were dropped (docs/topics.md).")
+
+
+def _events_of(pipeline: Pipeline, source: Path, limit: int | None) -> Iterator[Chunk]:
+    import itertools
+    import time
+
+    from driftwood.produce import chunks
+    from offline.events import ignored_columns, read_records
+
+    if left_out := ignored_columns(source, pipeline.feature_set):
+        output.say(f"Columns that are no fields of the event are left out: {', '.join(left_out)}")
+    records: Iterable[bytes] = itertools.chain.from_iterable(read_records(source, pipeline.feature_set))
+    return chunks(itertools.islice(records, limit), pipeline, lambda: time.time() * 1000)
+
+
+def _labels_of(pipeline: Pipeline, source: Path, limit: int | None) -> Iterator[Chunk]:
+    from driftwood.produce import Chunk
+    from offline.label_records import label_records
+
+    made = label_records(pipeline, source)
+    if made.left_out:
+        output.say(f"{made.left_out:,} rows without an id or the time they became known are left out.")
+    for chunk in made.chunks(limit):
+        yield Chunk(chunk.values, chunk.times_s, chunk.keys)
 
 
 def _gone(records: int) -> None:
