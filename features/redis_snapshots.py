@@ -5,7 +5,9 @@
     driftwood:<pipeline>:snapshot:<version>:scoring    what scorers load
     driftwood:<pipeline>:snapshot:<version>:state      everything that the learner owns
     driftwood:<pipeline>:snapshot:<version>:held       a copy of the state that a command still needs; expires
-    driftwood:<pipeline>:snapshot_figures              hash: bytes of all that are kept, how many were dropped
+    driftwood:<pipeline>:snapshot_counts               hash: bytes of all that are kept, how many were dropped
+
+    driftwood:<pipeline>:figures                       JSON: how good the models are, as of the newest snapshot
 
 and the hash of the partition of `outcomes`, with epoch, applied and seen as any other (`features/redis_store.py`).
 """
@@ -62,6 +64,10 @@ class RedisSnapshots:
         found = await self._get(_key(pipeline, version, "state"))
         return found if found is not None else await self._get(_key(pipeline, version, "held"))
 
+    async def figures(self, pipeline: str) -> bytes | None:
+        """The figures of the newest, as JSON; None before the first."""
+        return await self._get(_figures(pipeline))
+
     async def versions(self, pipeline: str) -> list[int]:
         """Those that are kept, oldest first."""
         try:
@@ -103,8 +109,8 @@ class RedisSnapshots:
         )
         try:
             answer = await self._publish(
-                keys=[partition, newest, f"{newest}s", f"{newest}_figures"],
-                args=[head, snapshot.scoring, snapshot.state],
+                keys=[partition, newest, f"{newest}s", f"{newest}_counts", _figures(place.pipeline)],
+                args=[head, snapshot.scoring, snapshot.state, snapshot.figures],
             )
         except (RedisError, OSError) as error:
             raise explained(error, self._shown) from error
@@ -120,6 +126,10 @@ class RedisSnapshots:
 
 def _newest(pipeline: str) -> str:
     return f"driftwood:{pipeline}:snapshot"
+
+
+def _figures(pipeline: str) -> str:
+    return f"driftwood:{pipeline}:figures"
 
 
 def _key(pipeline: str, version: int, what: str) -> str:

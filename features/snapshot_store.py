@@ -32,6 +32,8 @@ class Kept(NamedTuple):
 class Snapshot:
     """What a learner publishes: `scoring` for the scorers, `state` for the next learner, both sealed.
 
+    `figures` is JSON for people: how good the models are (`driftwood models`). Only the newest is kept.
+
     `applied` is what the caller believes stands in the store, `version` the new `applied`; `seen` and `superseded` as in
     a commit.
     """
@@ -44,6 +46,7 @@ class Snapshot:
     state: bytes
     seen: Mapping[str, Position] = field(default_factory=dict)
     superseded: Sequence[str] = ()
+    figures: bytes = b"{}"
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,10 @@ class SnapshotReader(Protocol):
 
     async def state(self, pipeline: str, version: int) -> bytes | None:
         """Everything that the learner owned; None: this version is not there any more."""
+        ...
+
+    async def figures(self, pipeline: str) -> bytes | None:
+        """The figures of the newest, as JSON; None before the first."""
         ...
 
     async def versions(self, pipeline: str) -> list[int]:
@@ -102,6 +109,7 @@ class _OfPipeline:
     snapshots: dict[int, tuple[bytes, bytes]] = field(default_factory=dict)
     held: dict[int, bytes] = field(default_factory=dict)
     dropped: int = 0
+    figures: bytes | None = None
 
     def exceeds(self, kept: Kept) -> bool:
         """Whether the oldest has to go."""
@@ -137,6 +145,10 @@ class MemorySnapshots:
         known = self._pipelines[pipeline]
         return known.snapshots[version][1] if version in known.snapshots else known.held.get(version)
 
+    async def figures(self, pipeline: str) -> bytes | None:
+        """The figures of the newest, as JSON; None before the first."""
+        return self._pipelines[pipeline].figures
+
     async def versions(self, pipeline: str) -> list[int]:
         """Those that are kept, oldest first."""
         return sorted(self._pipelines[pipeline].snapshots)
@@ -166,7 +178,7 @@ class MemorySnapshots:
         for upstream in snapshot.superseded:
             known.seen.pop(upstream, None)
         known.snapshots[snapshot.version] = snapshot.scoring, snapshot.state
-        known.latest = snapshot.version
+        known.latest, known.figures = snapshot.version, snapshot.figures
         while known.exceeds(self._kept):
             del known.snapshots[min(known.snapshots)]
             known.dropped += 1

@@ -77,6 +77,14 @@ class Stage(Protocol):
         """One batch without overlap."""
 
 
+@runtime_checkable
+class BeginsAnew(Protocol):
+    """A stage that comes to what it was from the first record of its topic on, when the store knows nothing of it."""
+
+    @property
+    def begins_anew(self) -> bool: ...
+
+
 class Source(Protocol):
     """A stage without state: it reads what others produced, and its committed offset says how far."""
 

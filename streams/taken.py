@@ -80,7 +80,7 @@ def take(
         copies += start
         if start < len(frame):
             if upstream not in upstreams:
-                superseded += _superseded_by(upstream, upstreams)
+                superseded += superseded_by(upstream, upstreams)
             upstreams[upstream] = Position(int(frame.upstream_offsets[-1]), int(frame.upstream_rows[-1]))
             frames.append(frame.take(np.arange(start, len(frame))) if start else frame)
             places.append((record.offset, start, len(frame)))
@@ -97,7 +97,7 @@ def _of_one_version(records: list[Record], codec: FrameCodec) -> list[Record]:
     return records
 
 
-def _superseded_by(upstream: str, upstreams: dict[str, Position]) -> list[str]:
+def superseded_by(upstream: str, upstreams: dict[str, Position]) -> list[str]:
     """Take those out that were the same partition of the same topic before it was made anew: one for ever would remain
     each time that happens."""
     place = _place(upstream)

@@ -19,7 +19,7 @@ from streams.batch import FetchedBatch, Partition
 from streams.mailbox import Mailbox, MailboxLimits, PartitionTasks, Piece, Put
 from streams.overlap import Overlap
 from streams.pressure import LOOK_EVERY_S, Pressure
-from streams.stage import Source, Stage, StageMemory, TickingSource, TickingStage
+from streams.stage import BeginsAnew, Source, Stage, StageMemory, TickingSource, TickingStage
 
 log = logging.getLogger(__name__)
 
@@ -227,10 +227,10 @@ class Worker:
         """Load the partition. Raises `StateLostError` rather than begin from nothing what was worked on before."""
         topic, number = partition
         identity = self._stages.identities[topic]
-        memory: StageMemory = await self._stages.entities[topic].open(
-            PartitionId(self._stages.pipeline, topic, number, identity)
-        )
-        if memory.applied == NOTHING_APPLIED and (done := await self._known_to_be_done(partition)):
+        stage = self._stages.entities[topic]
+        memory: StageMemory = await stage.open(PartitionId(self._stages.pipeline, topic, number, identity))
+        known = memory.applied != NOTHING_APPLIED or isinstance(stage, BeginsAnew)
+        if not known and (done := await self._known_to_be_done(partition)):
             raise StateLostError(
                 f"Redis knows nothing of {topic}/{number}, of which workers have done all before offset {done}: it was "
                 "emptied, rolled back to before its first batch, or is another one than before (setting redis_url). Nothing "

@@ -4,15 +4,17 @@
 -- KEYS[2]  the newest version
 -- KEYS[3]  sorted set: version -> '<version>:<bytes>' of each snapshot that is kept
 -- KEYS[4]  hash: bytes of all that are kept, and how many were dropped
+-- KEYS[5]  the figures of the newest
 -- ARGV[1]  MessagePack: epoch, applied, version, {field, value, ...} of the partition's hash, fields to delete of it,
 --          prefix of a snapshot's keys, how many bytes are kept, how many snapshots at least, how many at most
 -- ARGV[2]  what scorers load
 -- ARGV[3]  everything that the learner owns
+-- ARGV[4]  figures for people, JSON
 -- Returns  {'published', snapshots dropped so far} or {'epoch' | 'applied', applied} when refused
 --
 -- As in commit.lua: what can fail is settled before the first change, and the first change is an HSET.
 
-local partition, newest, index, figures = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local partition, newest, index, counts = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local epoch, applied, version, fields, superseded, prefix, most_bytes, fewest, most = unpack(cmsgpack.unpack(ARGV[1]))
 local scoring, state = ARGV[2], ARGV[3]
 local call = redis.call
@@ -31,14 +33,14 @@ end
 if (stored[2] or '-1') ~= applied then
     return {'applied', stored[2] or '-1'}
 end
-for key, expected in pairs({[index] = 'zset', [figures] = 'hash'}) do
+for key, expected in pairs({[index] = 'zset', [counts] = 'hash'}) do
     local kind = call('TYPE', key).ok
     if kind ~= 'none' and kind ~= expected then
         return {err = 'WRONGTYPE Operation against a key holding the wrong kind of value (key ' .. key .. ')'}
     end
 end
 
-local total = tonumber(call('HGET', figures, 'bytes') or '0')
+local total = tonumber(call('HGET', counts, 'bytes') or '0')
 call('HSET', partition, 'applied', version, 'active_s', call('TIME')[1], unpack(fields))
 if #superseded > 0 then
     call('HDEL', partition, unpack(superseded))
@@ -51,6 +53,7 @@ call('SET', prefix .. version .. ':scoring', scoring)
 call('SET', prefix .. version .. ':state', state)
 call('ZADD', index, version, version .. ':' .. #scoring + #state)
 call('SET', newest, version)
+call('SET', KEYS[5], ARGV[4])
 total = total + #scoring + #state
 
 local count, dropped = call('ZCARD', index), 0
@@ -58,5 +61,5 @@ while count > fewest and (total > most_bytes or count > most) do
     total = total - forget(call('ZRANGE', index, 0, 0)[1])
     count, dropped = count - 1, dropped + 1
 end
-call('HSET', figures, 'bytes', string.format('%.0f', total))
-return {'published', call('HINCRBY', figures, 'dropped', dropped)}
+call('HSET', counts, 'bytes', string.format('%.0f', total))
+return {'published', call('HINCRBY', counts, 'dropped', dropped)}

@@ -82,13 +82,20 @@ def test_what_was_published_is_the_newest_and_the_next_owner_begins_behind_it(us
         first = await store.load(PLACE)
         seen = {"up/0": Position(3, 1), "old/0": Position(9, 0)}
         await store.publish(snapshot(first.epoch, -1, 4, seen=seen))
-        at = replace(snapshot(first.epoch, 4, 7), seen={"up/0": Position(5, 2)}, superseded=["old/0"])
+        at = replace(
+            snapshot(first.epoch, 4, 7),
+            figures=b'{"auc": 0.7}',
+            seen={"up/0": Position(5, 2)},
+            superseded=["old/0"],
+        )
         await store.publish(at)
         loaded = await store.load(PLACE)
         bytes_of = [(await store.scoring("shop", v), await store.state("shop", v)) for v in (4, 7)]
-        return await store.latest("shop"), loaded, bytes_of, loaded.epoch > first.epoch
+        figures = await store.figures("shop")
+        return await store.latest("shop"), figures, loaded, bytes_of, loaded.epoch > first.epoch
 
-    newest, loaded, bytes_of, raised = use(body)
+    newest, figures, loaded, bytes_of, raised = use(body)
+    assert figures == b'{"auc": 0.7}'
     assert newest == 7 and raised
     assert (loaded.applied, loaded.identity, loaded.seen) == (7, PLACE.identity, {"up/0": Position(5, 2)})
     assert [tuple(text.strip() for text in pair) for pair in bytes_of] == [(b"s4", b"t4"), (b"s7", b"t7")]
@@ -174,8 +181,8 @@ def test_versions_that_come_again_replace_those_that_are_kept(redis_url):
             await published(store, 1, 2)
             await RedisStore(client := Redis.from_url(redis_url), redis_url).forget("shop")
             await published(store, 2, 3)
-            figures: Any = client.hget("driftwood:shop:snapshot_figures", "bytes")
-            size = await figures
+            counts: Any = client.hget("driftwood:shop:snapshot_counts", "bytes")
+            size = await counts
             await client.aclose()
             return await store.versions("shop"), size
 

@@ -1,0 +1,315 @@
+"""The stage that learns: one record of `outcomes` is one mini-batch, stepped in order by the one owner of the partition.
+
+    open     raise the epoch; load the newest snapshot, check its signature, restore every learner from it
+    begin    1 take the records that are new   2 decode them, drop copies by position   4 step: measure, weigh, learn
+    finish   publish a snapshot, at most every second: sealed, fenced, with the position that belongs to it
+
+Nothing is claimed: what a learner works out stands in its memory until a snapshot has it, and only publishing is fenced
+(`features/snapshot_store.py`). After a crash the next owner begins at the newest snapshot and steps the same records, so
+it comes to the same learners, bit for bit. Stepping and serialising happen in one thread of their own, one after the
+other: the loop stays free for the join of labels, and a snapshot never sees half a step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from features.errors import PositionError, SnapshotError, StateLostError, StoreError, UnreachableError
+from features.snapshot_store import Published, Snapshot, SnapshotStore
+from features.store import NOTHING_APPLIED, PartitionId, Refused
+from models.snapshot import seal, unseal
+from streams.batch import Record
+from streams.dead_letters import DeadLetterWriter
+from streams.metrics import Metrics
+from streams.mini_batches import Junk, Learner, MiniBatches, OutcomeReader, Stepped, restores
+from streams.predict_road import Publishing
+
+log = logging.getLogger(__name__)
+
+# Between the beginnings of two snapshots, in seconds: the scorers' weights are not older than this and what it takes to
+# serialise. Each costs the learner its serialising, and Redis its bytes.
+PUBLISH_EVERY_S = 1.0
+
+# How long one batch may be stepped, in seconds: a slow learner's batches are cut, so that the worker sees it move.
+STEP_BUDGET_S = 0.25
+
+
+class LearnerMaker(Protocol):
+    """Makes the learners of a pipeline (`models/learning.py`)."""
+
+    def new(self) -> Learner:
+        """Learners that have seen nothing."""
+
+    def restored(self, state: bytes) -> Learner:
+        """Learners as they were when they gave this state."""
+
+
+@dataclass
+class Held:
+    """What of the learner is in memory, for metrics: bytes of its newest state, and snapshots that were dropped."""
+
+    entities: int = 1
+    nbytes: int = 0
+    evictions: int = 0
+
+
+@dataclass
+class LearnMemory:
+    """The learner, and how far it is. `applied`: its newest published snapshot; `batches`: what was stepped since."""
+
+    partition: PartitionId
+    epoch: int
+    applied: int
+    batches: MiniBatches
+    in_flight: tuple[int, ...] = ()
+    state: Held = field(default_factory=Held)
+    publishing: asyncio.Task[None] | None = None
+    began_s: float = float("-inf")  # the newest snapshot, by the stage's clock
+    published_s: float = 0.0
+    refused: Refused | None = None
+    failed: Exception | None = None
+    said: str = ""
+
+    @property
+    def behind(self) -> bool:
+        """Whether something was stepped that no snapshot has."""
+        return self.batches.taken != self.applied
+
+
+@dataclass(frozen=True)
+class Sealing:
+    """How snapshots are signed: the key, and the hash of the features that they are bound to."""
+
+    feature_hash: str
+    key: bytes = field(repr=False)
+
+    def sealed(self, kind: str, version: int, payload: bytes) -> bytes:
+        """The payload, signed."""
+        return seal(kind, version, self.feature_hash, payload, self.key)
+
+    def opened(self, kind: str, data: bytes) -> bytes:
+        """The payload; raises `SnapshotError` unless it is ours."""
+        return unseal(data, kind, self.feature_hash, self.key)
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A batch that was stepped, up to the record `last`."""
+
+    last: int
+    stepped: Stepped
+
+
+@dataclass(frozen=True)
+class LearnStage:
+    """The learners of one pipeline. `clock` is a monotonic clock in seconds.
+
+    `begins_anew`: where the store knows of no snapshot, it learns again from the first record of `outcomes`, and comes to
+    what it was; a log that begins later is refused by the transport. `afresh`: where the newest snapshot belongs to other
+    features or another key, go on behind it with learners that have seen nothing.
+    """
+
+    maker: LearnerMaker
+    codec: OutcomeReader
+    store: SnapshotStore
+    sealing: Sealing
+    dead_letters: DeadLetterWriter
+    publisher: Publishing
+    metrics: Metrics
+    afresh: bool = False
+    clock: Callable[[], float] = time.monotonic
+    publish_every_s: float = PUBLISH_EVERY_S
+    step_budget_s: float = STEP_BUDGET_S
+    begins_anew: bool = True
+    thread: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(max_workers=1, thread_name_prefix="learner")
+    )
+
+    @property
+    def name(self) -> str:
+        """The stage's name in metrics."""
+        return "learner"
+
+    async def open(self, partition: PartitionId) -> LearnMemory:
+        """Take the learners over, as the newest snapshot has them.
+
+        Raises:
+            PositionError: the snapshot was learnt from another topic.
+            StateLostError: its bytes are gone.
+            SnapshotError: they are unsigned, altered, or of other features; nothing of them was used.
+        """
+        loaded = await self.store.load(partition)
+        if loaded.identity not in (None, partition.identity):
+            raise PositionError(
+                f"the learners of {partition.pipeline} have learnt from the topic {loaded.identity}, this broker has "
+                f"{partition.identity}: {partition.topic} was made again, or another broker is configured. Point brokers at "
+                "the old one, or begin afresh with an empty Redis database"
+            )
+        learner = await self._learner(partition.pipeline, loaded.applied)
+        batches = MiniBatches(learner, self.codec, loaded.applied, dict(loaded.seen))
+        return LearnMemory(partition, loaded.epoch, loaded.applied, batches, published_s=self.clock())
+
+    async def process(self, memory: LearnMemory, records: Sequence[Record]) -> int | Refused:
+        """One batch without overlap; returns its last record, or why it had no effect."""
+        begun = await self.begin(memory, records)
+        return begun if isinstance(begun, Refused) else await self.finish(memory, begun)
+
+    async def begin(self, memory: LearnMemory, records: Sequence[Record]) -> Begun | Refused:
+        """Steps 1 to 4. `Refused`: another owner has taken the learners over, or the store was rolled back."""
+        if memory.failed is not None:
+            raise memory.failed
+        if memory.refused is not None:
+            return memory.refused
+        timer = self.metrics.timer(self.name)
+        fresh = [record for record in records if record.offset > memory.batches.taken]
+        states = await self._states(memory.partition.pipeline, fresh)
+        step = memory.batches.step_all
+        stepped = await self._in_thread(step, fresh, states, self.clock, self.step_budget_s)
+        if stepped.junk is not None:
+            await self._bury(memory.partition.partition, stepped.junk)
+            memory.batches.taken = stepped.junk.record.offset
+        timer.done("step")
+        last = max(memory.batches.taken, records[0].offset if not fresh else NOTHING_APPLIED)
+        memory.in_flight = (*memory.in_flight, last)
+        return Begun(last, stepped)
+
+    async def finish(self, memory: LearnMemory, begun: Begun) -> int | Refused:
+        """Have a snapshot published, if it is time; returns the batch's last record."""
+        memory.in_flight = memory.in_flight[1:]
+        self._count(begun.stepped)
+        self._publish_when_due(memory)
+        return memory.refused or begun.last
+
+    async def published(self, memory: LearnMemory) -> None:
+        """Publish what was stepped, now, and wait until the store has it: for tests, and at the end of a replay."""
+        while memory.behind and memory.refused is None and memory.failed is None:
+            if memory.publishing is None:
+                self._publish(memory)
+            assert memory.publishing is not None
+            await memory.publishing
+
+    # ---- the learners
+
+    async def _learner(self, pipeline: str, version: int) -> Learner:
+        if version == NOTHING_APPLIED:
+            return self.maker.new()
+        try:
+            state = await self._own_state(pipeline, version)
+        except (SnapshotError, StateLostError) as error:
+            if not self.afresh:
+                raise
+            log.warning("the learners begin afresh behind outcome %d, as asked: %s", version, error)
+            return self.maker.new()
+        learner: Learner = await self._in_thread(self.maker.restored, state)
+        return learner
+
+    async def _own_state(self, pipeline: str, version: int) -> bytes:
+        data = await self.store.state(pipeline, version)
+        if data is None:
+            raise StateLostError(
+                f"Redis knows that the learners of {pipeline} have published snapshot {version}, and has it no more: a key "
+                "was deleted or evicted. Restore Redis; or run 'driftwood learn --afresh', which goes on behind it with "
+                "learners that have seen nothing"
+            )
+        return self.sealing.opened("state", data)
+
+    async def _states(self, pipeline: str, records: Sequence[Record]) -> dict[int, bytes]:
+        """The states of older snapshots that commands among these records set learners back to."""
+        states: dict[int, bytes] = {}
+        for version in restores(records):
+            data = await self.store.state(pipeline, version)
+            if data is None:
+                log.error("snapshot %d is not there any more: no learner is set back to it", version)
+            else:
+                states[version] = self.sealing.opened("state", data)
+        return states
+
+    async def _bury(self, partition: int, junk: Junk) -> None:
+        letter = junk.letter(partition)
+        await self.publisher.deliver([self.dead_letters.message(letter)])
+        self.metrics.dead_letters([letter.reason])
+
+    # ---- snapshots
+
+    def _publish_when_due(self, memory: LearnMemory) -> None:
+        """Begin a snapshot now, or when the second is over; never while one is under way."""
+        if not memory.behind or memory.publishing is not None or memory.refused is not None:
+            return
+        wait_s = memory.began_s + self.publish_every_s - self.clock()
+        if wait_s <= 0:
+            self._publish(memory)
+        else:
+            memory.publishing = asyncio.create_task(self._publish_after(memory, wait_s))
+
+    async def _publish_after(self, memory: LearnMemory, wait_s: float) -> None:
+        await asyncio.sleep(wait_s)
+        await self._publish_once(memory)
+
+    def _publish(self, memory: LearnMemory) -> None:
+        memory.publishing = asyncio.create_task(self._publish_once(memory))
+
+    async def _publish_once(self, memory: LearnMemory) -> None:
+        memory.began_s = self.clock()
+        try:
+            snapshot = await self._in_thread(self._snapshot, memory)
+            self._answered(memory, snapshot, await self.store.publish(snapshot))
+        except (UnreachableError, StoreError) as error:
+            self._troubled(memory, error)
+        except Exception as error:
+            log.exception("the learners could not be published")
+            memory.failed = error
+        finally:
+            memory.publishing = None
+        if memory.failed is None:
+            self._publish_when_due(memory)
+
+    def _snapshot(self, memory: LearnMemory) -> Snapshot:
+        """Runs in the learner's thread, between two steps."""
+        batches = memory.batches
+        version, learner = batches.taken, batches.learner
+        return Snapshot(
+            memory.partition,
+            memory.epoch,
+            memory.applied,
+            version,
+            self.sealing.sealed("scoring", version, learner.scoring()),
+            self.sealing.sealed("state", version, learner.state()),
+            dict(batches.seen),
+            tuple(batches.superseded),
+            json.dumps(learner.figures()).encode(),
+        )
+
+    def _answered(self, memory: LearnMemory, snapshot: Snapshot, answer: Published | Refused) -> None:
+        if isinstance(answer, Refused):
+            done = answer.why == "applied" and answer.applied == snapshot.version  # sent twice, answered once
+            if not done:
+                self.metrics.refused.labels(self.name, answer.why).inc()
+                memory.refused = answer
+                return
+            answer = Published(memory.state.evictions)
+        memory.applied, memory.published_s = snapshot.version, self.clock()
+        memory.state = replace(memory.state, nbytes=len(snapshot.state), evictions=answer.dropped)
+        memory.said = ""
+
+    def _troubled(self, memory: LearnMemory, error: Exception) -> None:
+        """Learning goes on, and snapshots get older, until Redis answers again."""
+        self.metrics.errors.labels("redis").inc()
+        if memory.said != str(error):
+            log.warning("a snapshot of the learners could not be published: %s", error)
+        memory.said = str(error)
+
+    async def _in_thread(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self.thread, work, *arguments)
+
+    def _count(self, stepped: Stepped) -> None:
+        counters = self.metrics.stage(self.name)
+        counters.events.inc(stepped.records)
+        counters.rows.inc(stepped.rows)
+        counters.copies.inc(stepped.copies)
