@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from features.feature_set import FeatureMatrix
 from features.plan import Floats, Ints
+from models.online_model import taken
 from models.outcomes import LEARNT
 
 Chosen = npt.NDArray[np.bool_]
@@ -64,24 +64,9 @@ class Matured:
             [kind for kind, chosen in zip(self.kinds, rows.tolist(), strict=True) if chosen],
             self.codes[rows],
             self.replaced[rows],
-            select_rows(self.matrix, rows),
+            taken(self.matrix, np.flatnonzero(rows)),
             self.score[rows],
             {name: part[rows] for name, part in self.parts.items()},
             self.thresholds[rows],
             self.propensities[rows],
         )
-
-
-def select_rows(matrix: FeatureMatrix, rows: Chosen) -> FeatureMatrix:
-    """The rows of a matrix that are chosen; the matrix itself when all of them are.
-
-    Example:
-        >>> matrix = FeatureMatrix(("km",), np.array([[1.0], [2.0]]), {})
-        >>> select_rows(matrix, np.array([False, True])).values.tolist()
-        [[2.0]]
-    """
-    if rows.all():
-        return matrix
-    mask = pa.array(rows)
-    texts = {column: column_texts.filter(mask) for column, column_texts in matrix.categories.items()}
-    return FeatureMatrix(matrix.names, matrix.values[rows], texts)
