@@ -27,6 +27,7 @@ from features.feature_set import (
     WindowStep,
 )
 from features.field_use import FieldUse, strictest
+from features.label_rows import LabelNames
 from features.plan import EntityPlan
 from features.rows import RowLayout
 from features.schema import EventSchema, Field, Privacy, is_name, read_schema
@@ -56,6 +57,14 @@ class Declared:
     earliest: object = DEFAULT_EARLIEST
     max_ahead: object = "1h"
     allow_personal: Sequence[str] = ()
+    label_kind: str = "binary"
+    label_values: Sequence[str] = ()
+    label_definition: str = ""  # all that decides what is known of a label, and when: for the hash
+
+    @property
+    def label_names(self) -> LabelNames:
+        """The label as the windows over it know it."""
+        return LabelNames(self.label, self.label_kind, tuple(self.label_values), self.label_definition)
 
 
 def compile_features(declared: Declared) -> FeatureSet:
@@ -88,7 +97,7 @@ def compile_features(declared: Declared) -> FeatureSet:
         features=tuple(reader.specs),
         steps=steps,
         order=reader.order,
-        hash=_hash(schema, layout, time, plans, reader.specs, steps),
+        hash=_hash(schema, layout, time, plans, reader.specs, steps, declared.label_definition),
     )
 
 
@@ -98,13 +107,14 @@ def _check_label(schema: EventSchema, declared: Declared) -> None:
             place = f"{declared.place}, event {schema.event}, field {field.name}"
             seen = "it is known_later, and yet every event must have it"
             raise PipelineError(place, seen, "a default: Annotated[…, known_later] = None")
-    label = declared.label
-    if label in schema and not schema[label].known_later:
-        raise PipelineError(
-            f"{declared.place}, event {schema.event}, field {label}",
-            "it is the label, which nobody knows at the moment of decision",
-            "no such field, or the tag known_later (Annotated[…, known_later])",
-        )
+    for name in declared.label_names.inputs:
+        if name in schema and not schema[name].known_later:
+            what = "is the label" if name == declared.label else "comes with the label"
+            raise PipelineError(
+                f"{declared.place}, event {schema.event}, field {name}",
+                f"it {what}, which nobody knows at the moment of decision",
+                "no such field, or the tag known_later (Annotated[…, known_later])",
+            )
 
 
 def _id_field(schema: EventSchema, declared: Declared) -> Field:
@@ -134,7 +144,7 @@ class _FeatureReader:
         self.declared = declared
         self.schema = schema
         self.fields = FieldUse(schema, declared.label, declared.allow_personal)
-        self.windows = WindowReader(self.fields)
+        self.windows = WindowReader(self.fields, declared.label_names)
         self.specs: list[FeatureSpec] = []
         self.steps: list[Step] = []
         self.order: tuple[int, ...] = ()
@@ -224,7 +234,7 @@ class _FeatureReader:
             if other.name == spec.name:
                 seen = f"two features are named {spec.name!r} (the other is {other.declared}, before it)"
                 raise PipelineError(place, seen, "different names: give one of them name='…'")
-        if spec.name == self.declared.label:
+        if spec.name in self.declared.label_names.inputs:
             raise PipelineError(place, f"the feature's name {spec.name!r} is the label's", "another name")
         if spec.name in self.schema and spec.name != own_field:
             raise PipelineError(
@@ -290,7 +300,7 @@ def _described(element: object) -> str:
 
 def _call(element: MethodType | FunctionType) -> str:
     """How it is called with what it needs: origin.mean('field', '1d')."""
-    needed = {"field": "'field'", "windows": "'1d'", "half_life": "half_life='1d'"}
+    needed = {"field": "'field'", "label": "'label'", "windows": "'1d'", "half_life": "half_life='1d'"}
     parameters = inspect.signature(element).parameters.values()
     given = [
         needed.get(one.name, "…")
@@ -319,6 +329,7 @@ def _hash(
     plans: Sequence[EntityPlan],
     specs: Sequence[FeatureSpec],
     steps: Sequence[Step],
+    label_definition: str,
 ) -> str:
     """16 hex digits over everything that changes a value: not the docs, units or ranges."""
     fields = [schema[name] for name in (*layout.numbers, *layout.texts)]
@@ -334,6 +345,8 @@ def _hash(
             for spec, step in zip(specs, steps, strict=True)
         ],
     }
+    if any(plan.label_inputs for plan in plans):
+        content["label"] = label_definition
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 

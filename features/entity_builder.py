@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 
+from features.layout import KNOWN_IDENTITY
 from features.plan import EntityPlan, GroupKind, Input, Output, Point, PointKind, WindowGroup
 from features.windows import RULES, ring_length, tile_us
 
 
 class EntityBuilder:
-    """The plan of one entity, growing feature by feature."""
+    """The plan of one entity, growing feature by feature. `label_inputs` are all that its windows could be over."""
 
-    def __init__(self, name: str, keys: tuple[str, ...]) -> None:
+    def __init__(self, name: str, keys: tuple[str, ...], label_inputs: Sequence[str] = ()) -> None:
         self.name = name
         self.keys = keys
+        self.label_inputs = label_inputs
         self.inputs: list[Input] = []
         self.hashed: list[Input] = []
         self.groups: list[WindowGroup] = []
@@ -43,16 +46,31 @@ class EntityBuilder:
         self.outputs.append(Output(name, rule.aggregate, source, width_us, default))
         return len(self.outputs) - 1
 
+    def add_over_label(
+        self, name: str, aggregate: str, label_input: str, width_us: int, default: float
+    ) -> int:
+        """Add a feature over labels; returns its index among the entity's outputs."""
+        source = self.group(GroupKind.SUMS, self.label_inputs.index(label_input), width_us, 0)
+        self.outputs.append(Output(name, RULES[aggregate].aggregate, source, width_us, default))
+        return len(self.outputs) - 1
+
     def plan(self) -> EntityPlan:
         """The finished plan."""
+        over_labels = {group.column for group in self.groups if group.kind is GroupKind.SUMS}
+        used = sorted(over_labels)  # those that no window is over do not travel
+        groups = [
+            replace(group, column=used.index(group.column)) if group.kind is GroupKind.SUMS else group
+            for group in self.groups
+        ]
         return EntityPlan(
             self.name,
             self.keys,
             tuple(self.inputs),
             tuple(self.hashed),
-            tuple(self.groups),
+            tuple(groups),
             tuple(self.points),
             tuple(self.outputs),
+            tuple(self.label_inputs[column] for column in used),
         )
 
     def group(self, kind: GroupKind, column: int, width_us: int, bound: int) -> int:
@@ -62,10 +80,15 @@ class EntityBuilder:
             if (group.kind, group.column, group.tile_us, group.bound) == (kind, column, tile, bound):
                 self.groups[index] = replace(group, ring=max(group.ring, ring_length(width_us)))
                 return index
-        given = (self.hashed if kind is GroupKind.DISTINCT else self.inputs)[column]
-        identity = self.identity("group", int(kind), given.value, given.where, tile, bound)
+        identity = self.identity("group", int(kind), *self._described(kind, column), tile, bound)
         self.groups.append(WindowGroup(kind, column, tile, ring_length(width_us), bound, identity))
         return len(self.groups) - 1
+
+    def _described(self, kind: GroupKind, column: int) -> tuple[str | None, str | None]:
+        if kind is GroupKind.SUMS:
+            return self.label_inputs[column], None
+        given = (self.hashed if kind is GroupKind.DISTINCT else self.inputs)[column]
+        return given.value, given.where
 
     def point(self, kind: PointKind, column: int, within_us: int, half_life_us: int) -> int:
         """The point with this input, reach and half-life."""
@@ -84,7 +107,12 @@ class EntityBuilder:
 
     def identity(self, *parts: object) -> int:
         """32 bits that name a group's or point's state in the store; never 0 (the entity's own), never one in use."""
-        taken = {0, *(group.identity for group in self.groups), *(point.identity for point in self.points)}
+        taken = {
+            0,
+            KNOWN_IDENTITY,
+            *(group.identity for group in self.groups),
+            *(point.identity for point in self.points),
+        }
         content = json.dumps([self.name, self.keys, *parts]).encode()
         while (
             identity := int.from_bytes(hashlib.blake2b(content, digest_size=4).digest(), "little")

@@ -1,11 +1,15 @@
 """The kernel: walks a batch in order, writes each event's features as of that event, then adds the event to the state.
 
+Label rows stand between the events, in one order with them; they only change the state of the windows over labels.
+
 One compiled function serves the stream, the backfill and the replay. What it does is said in `features/plan.py`; where
 the state stands in memory in `features/layout.py`; `features/oracle.py` says the same a second time, by brute force.
 
 Sums are kept as two floats, the sum and what rounding took from it (Knuth's two-sum), and a tile's squared deviations
 are taken from a mean of twice the usual precision (Welford 1962, merged as in Chan, Golub and LeVeque 1979). With plain
 floats the standard deviation of values near 10^9 that differ by 0.001 has four right digits; with these it has all.
+Windows over labels keep the sum of squares instead, in twice the usual precision: of a deviation it could not be said what
+remains of it when a correction takes a value out again.
 
 The file is long because it is one piece of machine code: see `features/compiled.py`.
 """
@@ -19,7 +23,7 @@ import numpy as np
 
 from features.compiled import compiled
 from features.layout import NEVER, Table, Tables
-from features.memory import Batch, ChangeLog, Memory, Results
+from features.memory import Batch, ChangeLog, LabelBatch, Memory, Results
 from features.plan import Aggregate, Floats, GroupKind, Hashes, Ints, PointKind
 
 # Numba knows plain numbers best.
@@ -38,15 +42,21 @@ _HASH_UNIT: Final = 2.0**-64  # turns a hash into a number of [0, 1)
 
 
 @compiled
-def update(memory: Memory, tables: Tables, batch: Batch, results: Results, log: ChangeLog) -> None:
-    """Work through a batch, event after event."""
+def update(
+    memory: Memory, tables: Tables, batch: Batch, labels: LabelBatch, results: Results, log: ChangeLog
+) -> None:
+    """Work through a batch, event after event, and before each event the label rows that stand before it."""
     # Functions below are given plain arrays: handing on a tuple would count references to each array, at every call.
     words, numbers, hashes, entity_of_slot, scratch = memory
-    stride, groups, points, group_reads, point_reads, defaults = tables
+    stride, groups, label_groups, known, _, points, group_reads, point_reads, defaults = tables
     slots, times_us, inputs, hashed = batch
     features, age_s, dropped, late = results
     counts, slot_of_entity, newest_rows, marks, changed = log
+    before_event, label = labels.before, 0
     for row in range(len(slots)):
+        while label < len(before_event) and before_event[label] <= row:
+            _know(memory, tables, labels, label, log)
+            label += 1
         slot, time_us = slots[row], times_us[row]
         features[row, :] = defaults
         age_s[row], dropped[row], late[row] = np.nan, 0, False
@@ -77,6 +87,9 @@ def update(memory: Memory, tables: Tables, batch: Batch, results: Results, log: 
                         words, numbers, base, groups[g], group_reads, time_us, latest_us, features, row
                     )
             _read_points(words, numbers, base, points, point_reads, time_us, features, row)
+        for g in range(len(label_groups)):
+            newest = max(latest_us, words[base + known])
+            _read_sums(words, numbers, base, label_groups[g], group_reads, time_us, newest, features, row)
 
         entity = entity_of_slot[slot] - 1
         if entity < 0:
@@ -120,8 +133,54 @@ def update(memory: Memory, tables: Tables, batch: Batch, results: Results, log: 
                 dropped[row] += 1
             elif _add_to_point(words, numbers, at, point, time_us, value):
                 _mark(counts, marks, changed, entity, point.cell, _NEVER)
+    while label < len(before_event):
+        _know(memory, tables, labels, label, log)
+        label += 1
     for entity in range(counts[0]):
         entity_of_slot[slot_of_entity[entity]] = 0
+
+
+@compiled
+def _know(memory: Memory, tables: Tables, labels: LabelBatch, row: int, log: ChangeLog) -> None:
+    """Take a label row: what it replaces goes out of its tile, while that lives; what it says goes into its own."""
+    words, numbers, _, entity_of_slot, _ = memory
+    slots, _, known_us, values, replaced_us, replaced, dropped = labels
+    counts, slot_of_entity, newest_rows, marks, changed = log
+    slot, time_us = slots[row], known_us[row]
+    base, known = slot * tables.words, slot * tables.words + tables.known
+    entity = entity_of_slot[slot] - 1
+    if entity < 0:
+        entity = counts[0]
+        counts[0] += 1
+        entity_of_slot[slot], slot_of_entity[entity], newest_rows[entity] = entity + 1, slot, -1
+    if time_us > words[known]:
+        words[known] = time_us
+        _mark(counts, marks, changed, entity, tables.known_cell, _NEVER)
+    latest_us = max(words[base], words[known])
+    for g in range(len(tables.label_groups)):
+        group = tables.label_groups[g]
+        gone, value = replaced[row, group.column], values[row, group.column]
+        if replaced_us[row] != _NEVER and abs(gone) <= _LARGEST:
+            tile = replaced_us[row] // group.tile_us
+            position = tile % group.ring
+            if words[base + group.tiles + position] == tile:
+                _add_to_sums(numbers, base + group.data + position * group.width, gone, -1.0)
+                _mark(counts, marks, changed, entity, group.cell + position, tile)
+        if not abs(value) <= _LARGEST:
+            continue
+        tile = time_us // group.tile_us
+        if tile <= latest_us // group.tile_us - group.ring:
+            dropped[0] += 1
+            continue
+        position = tile % group.ring
+        at = base + group.data + position * group.width
+        before = words[base + group.tiles + position]
+        if before != tile:
+            for word in range(at, at + group.width):
+                numbers[word] = 0.0
+            words[base + group.tiles + position] = tile
+        _add_to_sums(numbers, at, value, 1.0)
+        _mark(counts, marks, changed, entity, group.cell + position, before)
 
 
 @compiled
@@ -191,6 +250,48 @@ def _read_tiles(
                 features[row, read.column] = math.sqrt(squares / (count - 1.0))
         else:
             features[row, read.column] = low if read.aggregate == _READ_MIN else high
+
+
+@compiled
+def _read_sums(
+    words: Ints,
+    numbers: Floats,
+    base: int,
+    group: Any,
+    reads: Table,
+    time_us: int,
+    latest_us: int,
+    features: Floats,
+    row: int,
+) -> None:
+    """As `_read_tiles`, of a group over labels."""
+    tiles, data = base + group.tiles, base + group.data
+    tile, newest = time_us // group.tile_us, latest_us // group.tile_us
+    part_us = latest_us - newest * group.tile_us
+    position = tile % group.ring
+    count, total, rest, squares, squares_rest = 0.0, 0.0, 0.0, 0.0, 0.0
+    for r in range(group.reads, group.reads_end):
+        read = reads[r]
+        first = newest - read.whole_tiles - (1 if part_us < read.part_us else 0)
+        while tile >= first:
+            if words[tiles + position] == tile:
+                at = data + position * group.width
+                count += numbers[at]
+                total, rest = _sum(total, rest, numbers[at + 1], numbers[at + 2])
+                squares, squares_rest = _sum(squares, squares_rest, numbers[at + 3], numbers[at + 4])
+            tile -= 1
+            position = position - 1 if position > 0 else group.ring - 1
+        if count == 0.0:
+            continue
+        if read.aggregate == _READ_COUNT:
+            features[row, read.column] = count
+        elif read.aggregate == _READ_SUM:
+            features[row, read.column] = total
+        elif read.aggregate == _READ_MEAN:
+            features[row, read.column] = total / count
+        elif count > 1.0:
+            apart = _squares_apart(count, total, rest, squares, squares_rest)
+            features[row, read.column] = math.sqrt(max(apart, 0.0) / (count - 1.0))
 
 
 @compiled
@@ -287,6 +388,22 @@ def _add_number(numbers: Floats, at: int, kind: int, x: float) -> bool:
 
 
 @compiled
+def _add_to_sums(numbers: Floats, at: int, x: float, sign: float) -> None:
+    """Count a value in (sign 1) or out (-1). A tile without values is exactly empty, whatever went through it."""
+    n = numbers[at] + sign
+    if n <= 0.0:
+        for word in range(at, at + 5):
+            numbers[word] = 0.0
+        return
+    square, square_rest = _product(x, x)
+    numbers[at] = n
+    numbers[at + 1], numbers[at + 2] = _sum(numbers[at + 1], numbers[at + 2], sign * x, 0.0)
+    numbers[at + 3], numbers[at + 4] = _sum(
+        numbers[at + 3], numbers[at + 4], sign * square, sign * square_rest
+    )
+
+
+@compiled
 def _add_hash(words: Ints, hashes: Hashes, at: int, kept: int, value: Any) -> bool:
     length = words[at]
     if length == kept and value >= hashes[at + kept]:
@@ -351,6 +468,30 @@ def _sum(a: float, a_rest: float, b: float, b_rest: float) -> tuple[float, float
     rest = (a - (total - b_part)) + (b - b_part) + (a_rest + b_rest)
     rounded = total + rest
     return rounded, rest - (rounded - total)
+
+
+@compiled
+def _product(a: float, b: float) -> tuple[float, float]:
+    """a * b, and what rounding took from it (Dekker 1971)."""
+    scaled_a, scaled_b = _SPLIT * a, _SPLIT * b
+    upper_a, upper_b = scaled_a - (scaled_a - a), scaled_b - (scaled_b - b)
+    lower_a, lower_b = a - upper_a, b - upper_b
+    product = a * b
+    return product, lower_a * lower_b - (
+        ((product - upper_a * upper_b) - lower_a * upper_b) - upper_a * lower_b
+    )
+
+
+@compiled
+def _squares_apart(n: float, total: float, rest: float, squares: float, squares_rest: float) -> float:
+    """The sum of squared deviations from the mean: squares - total² / n, each in twice the usual precision."""
+    product, product_rest = _product(total, total)
+    product_rest += 2.0 * total * rest
+    mean = product / n
+    back, back_rest = _product(mean, n)
+    mean_rest = (((product - back) - back_rest) + product_rest) / n
+    apart, apart_rest = _sum(squares, squares_rest, -mean, -mean_rest)
+    return apart + apart_rest
 
 
 @compiled

@@ -21,6 +21,22 @@ NO_TIME: Final = -(2**63)
 
 
 @dataclass(frozen=True)
+class LabelNames:
+    """The label as windows over labels know it: its name, its kind ("binary", "regression", "multiclass"), the names of
+    the numbers that come with it, and all that decides what its rows say (for the hash of the features)."""
+
+    name: str
+    kind: str = "binary"
+    values: tuple[str, ...] = ()
+    definition: str = ""
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """What a window can be over: the label's name, then its values."""
+        return (self.name, *self.values)
+
+
+@dataclass(frozen=True)
 class LabelRows:
     """n rows in their order, each for one entity.
 

@@ -5,10 +5,11 @@ The state of one entity is a row of 64-bit words:
     word 0                    newest event time, NEVER when the entity was not seen
     for each window group     `ring` tile numbers (NEVER = empty), then `ring` payloads of `width` words
     for each point            its time (NEVER = empty), then what else it holds
+    with windows over labels  newest time at which a label became known, NEVER when none did
 
 A word is an int64 (times, tile numbers), a float64 or a uint64 (hashes): three views of the same memory. What can
 change, and therefore be written to the store, on its own is a **cell**: cell 0 is the newest event time, each tile of
-each ring is one and each point is one.
+each ring is one, each point is one, and so is the newest time of a label.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from features.plan import Aggregate, EntityPlan, Floats, GroupKind, Output, Poin
 
 NEVER: Final = -(2**63)  # no tile and no time: INT64_MIN, in memory and in packed changes
 MOST_DISTINCT: Final = 8_190  # a packed tile's length is 16 bits, so it holds at most 8,191 hashes of 8 bytes
+KNOWN_IDENTITY: Final = 0xFFFF_FFFF  # of the cell with the newest time of a label
 KEY_BYTES: Final = (
     250  # of memory for a key of 40 characters: its string, and its places in a dictionary and a list
 )
@@ -66,6 +68,7 @@ FROM_GROUP: Final = {
     GroupKind.MOMENTS: (Aggregate.COUNT, Aggregate.SUM, Aggregate.MEAN, Aggregate.STD),
     GroupKind.EXTREMES: (Aggregate.MIN, Aggregate.MAX),
     GroupKind.DISTINCT: (Aggregate.DISTINCT,),
+    GroupKind.SUMS: (Aggregate.COUNT, Aggregate.SUM, Aggregate.MEAN, Aggregate.STD),
 }
 FROM_POINT: Final = {
     PointKind.LAST: (Aggregate.LAST, Aggregate.SINCE_LAST),
@@ -76,10 +79,17 @@ OF_POINTS: Final = (Aggregate.LAST, Aggregate.SINCE_LAST, Aggregate.EWM)
 
 
 class Tables(NamedTuple):
-    """What the kernel reads of a plan. `defaults` is float64[outputs]; `words` the length of an entity's row."""
+    """What the kernel reads of a plan. `defaults` is float64[outputs]; `words` the length of an entity's row.
+
+    `groups` are those over events, `label_groups` those over labels; `known` is the word with the newest time of a label
+    and `known_cell` its cell, -1 without windows over labels.
+    """
 
     words: int
     groups: Table
+    label_groups: Table
+    known: int
+    known_cell: int
     points: Table
     group_reads: (
         Table  # by group, narrow windows first: the kernel sums each ring once, from its newest tile back
@@ -102,6 +112,7 @@ class Layout:
 def layout_of(plan: EntityPlan) -> Layout:
     """Lay out the state of a plan's entity. Raises `DeveloperError` where the plan contradicts itself."""
     _check_identities(plan)
+    _check_label_groups(plan)
     for output in plan.outputs:
         _check_output(plan, output)
     groups, points = np.zeros(len(plan.groups), GROUPS), np.zeros(len(plan.points), POINTS)
@@ -116,12 +127,32 @@ def layout_of(plan: EntityPlan) -> Layout:
         parts.append((point.identity, 1, len(cells)))
         cells.append((point.identity, -1, words, POINT_WORDS[point.kind], 0))
         words += POINT_WORDS[point.kind]
+    known, known_cell = (words, len(cells)) if plan.label_inputs else (-1, -1)
+    if plan.label_inputs:
+        parts.append((KNOWN_IDENTITY, 1, len(cells)))
+        cells.append((KNOWN_IDENTITY, -1, words, 1, 0))
+        words += 1
     group_reads, point_reads = _group_reads(plan, groups), _point_reads(plan)
     defaults = np.array([output.default for output in plan.outputs], np.float64)
-    tables = Tables(words, groups, points, group_reads, point_reads, defaults)
+    over_labels = groups["kind"] == GroupKind.SUMS
+    tables = Tables(
+        words,
+        groups[~over_labels],
+        groups[over_labels],
+        known,
+        known_cell,
+        points,
+        group_reads,
+        point_reads,
+        defaults,
+    )
     most_hashes = max((width(group) - 1 for group in plan.groups), default=0)
     return Layout(
-        tables, np.array(parts, PARTS), np.array(cells, CELLS), _empty(words, groups, points), most_hashes
+        tables,
+        np.array(parts, PARTS),
+        np.array(cells, CELLS),
+        _empty(tables, groups, points),
+        most_hashes,
     )
 
 
@@ -146,6 +177,7 @@ def width(group: WindowGroup) -> int:
         GroupKind.MOMENTS: 4,
         GroupKind.EXTREMES: 2,
         GroupKind.DISTINCT: group.bound + 2,
+        GroupKind.SUMS: 5,
     }
     return widths[group.kind]
 
@@ -209,9 +241,11 @@ def within_us(point: Point, output: Output) -> int:
     return min(point.within_us, output.window_us) if output.window_us > 0 else point.within_us
 
 
-def _empty(words: int, groups: Table, points: Table) -> npt.NDArray[np.int64]:
-    row = np.zeros(words, np.int64)
+def _empty(tables: Tables, groups: Table, points: Table) -> npt.NDArray[np.int64]:
+    row = np.zeros(tables.words, np.int64)
     row[0] = NEVER
+    if tables.known >= 0:
+        row[tables.known] = NEVER
     for group in groups:
         row[group["tiles"] : group["tiles"] + group["ring"]] = NEVER
     row[points["data"]] = NEVER
@@ -224,6 +258,12 @@ def _check_identities(plan: EntityPlan) -> None:
         raise DeveloperError(
             f"entity {plan.entity}: identities {identities} must differ and lie in 1 .. 2^32 - 1"
         )
+
+
+def _check_label_groups(plan: EntityPlan) -> None:
+    columns = [group.column for group in plan.groups if group.kind is GroupKind.SUMS]
+    if not all(0 <= column < len(plan.label_inputs) for column in columns):
+        raise DeveloperError(f"entity {plan.entity}: windows over labels need more than {plan.label_inputs}")
 
 
 def _check_output(plan: EntityPlan, output: Output) -> None:

@@ -29,6 +29,22 @@ class Batch(NamedTuple):
     hashed: Hashes
 
 
+class LabelBatch(NamedTuple):
+    """m label rows among the events of a batch: `before` has the number of events before each, ascending.
+
+    `values` and `replaced` are float64[m, label inputs]; `replaced_us` is NEVER where nothing is replaced. `dropped`, one
+    number, counts how often a window group was told too late.
+    """
+
+    slots: Ints
+    before: Ints
+    known_us: Ints
+    values: Floats
+    replaced_us: Ints
+    replaced: Floats
+    dropped: Ints
+
+
 class Results(NamedTuple):
     """What is known of each event, see `features.state.EntityBatch`."""
 

@@ -24,6 +24,23 @@ class Row(NamedTuple):
     hashes: Sequence[int]
 
 
+class Label(NamedTuple):
+    """One label row of an entity: when it became known, its values, and what it replaces (time None: nothing)."""
+
+    known_us: int
+    values: Sequence[float]
+    replaced_us: int | None = None
+    replaced: Sequence[float] = ()
+
+
+class Said(NamedTuple):
+    """A value that a label said, by the place of its name in `EntityPlan.label_inputs`."""
+
+    known_us: int
+    column: int
+    value: float
+
+
 class Answer(NamedTuple):
     """What is said of one event: its features as of it, seconds since the newest earlier event, and what it missed."""
 
@@ -46,6 +63,29 @@ class Oracle:
 
     plan: EntityPlan
     rows: dict[str, list[Row]] = field(default_factory=dict)
+    said: dict[str, list[Said]] = field(default_factory=dict)
+    known_us: dict[str, int] = field(default_factory=dict)  # the newest time at which a label became known
+
+    def know(self, key: str, label: Label) -> int:
+        """Take a label row; returns for how many window groups it came too late."""
+        said = self.said.setdefault(key, [])
+        self.known_us[key] = max(label.known_us, self.known_us.get(key, label.known_us))
+        newest_us = max([self.known_us[key], *(row.time_us for row in self.rows.get(key, []))])
+        if label.replaced_us is not None:
+            for column, value in enumerate(label.replaced):
+                if Said(label.replaced_us, column, value) in said:
+                    said.remove(Said(label.replaced_us, column, value))
+        said += [
+            Said(label.known_us, column, value)
+            for column, value in enumerate(label.values)
+            if abs(value) <= LARGEST
+        ]
+        groups = [group for group in self.plan.groups if group.kind == GroupKind.SUMS]
+        return sum(
+            abs(label.values[group.column]) <= LARGEST
+            and label.known_us // group.tile_us <= newest_us // group.tile_us - group.ring
+            for group in groups
+        )
 
     def answer(self, key: str | None, row: Row) -> Answer:
         """The features of an event, before it counts; then it does."""
@@ -54,15 +94,20 @@ class Oracle:
         earlier = self.rows.setdefault(key, [])
         newest_us = max((other.time_us for other in earlier), default=None)
         latest_us = row.time_us if newest_us is None else max(newest_us, row.time_us)
-        features = [self._feature(output, earlier, row.time_us, latest_us) for output in self.plan.outputs]
+        features = [self._feature(output, key, row.time_us, latest_us) for output in self.plan.outputs]
         age_s = math.nan if newest_us is None else (row.time_us - newest_us) / 1e6
         dropped = self._dropped(earlier, row, latest_us)
         earlier.append(row)
         return Answer(features, age_s, dropped)
 
-    def _feature(self, output: Output, earlier: list[Row], time_us: int, latest_us: int) -> float:
+    def _feature(self, output: Output, key: str, time_us: int, latest_us: int) -> float:
+        earlier = self.rows[key]
         if output.aggregate in (Aggregate.LAST, Aggregate.SINCE_LAST, Aggregate.EWM):
             value = _of_point(output, self.plan.points[output.source], earlier, time_us)
+        elif self.plan.groups[output.source].kind == GroupKind.SUMS:
+            latest_us = max(latest_us, self.known_us.get(key, latest_us))
+            said = self.said.get(key, [])
+            value = _over_labels(output, self.plan.groups[output.source], said, time_us, latest_us)
         else:
             value = _of_window(output, self.plan.groups[output.source], earlier, time_us, latest_us)
         return output.default if value is None else value
@@ -70,6 +115,8 @@ class Oracle:
     def _dropped(self, earlier: list[Row], row: Row, latest_us: int) -> int:
         count = 0
         for group in self.plan.groups:
+            if group.kind == GroupKind.SUMS:
+                continue
             present = (
                 _hash_of(row, group)
                 if group.kind == GroupKind.DISTINCT
@@ -93,11 +140,29 @@ def _hash_of(row: Row, group: WindowGroup) -> int:
     return row.hashes[group.column]
 
 
+def _tiles(output: Output, group: WindowGroup, time_us: int, latest_us: int) -> tuple[int, int]:
+    """The first and the last tile of a window."""
+    tile, window = group.tile_us, output.window_us
+    return max((time_us - window) // tile, (latest_us - window) // tile), time_us // tile
+
+
+def _over_labels(
+    output: Output, group: WindowGroup, said: list[Said], time_us: int, latest_us: int
+) -> float | None:
+    first, last = _tiles(output, group, time_us, latest_us)
+    values = [
+        one.value
+        for one in said
+        if one.column == group.column and first <= one.known_us // group.tile_us <= last
+    ]
+    return _aggregate(output.aggregate, values) if values else None
+
+
 def _of_window(
     output: Output, group: WindowGroup, earlier: list[Row], time_us: int, latest_us: int
 ) -> float | None:
-    tile, window = group.tile_us, output.window_us
-    first, last = max((time_us - window) // tile, (latest_us - window) // tile), time_us // tile
+    tile = group.tile_us
+    first, last = _tiles(output, group, time_us, latest_us)
     within = [row for row in earlier if first <= row.time_us // tile <= last]
     if group.kind == GroupKind.DISTINCT:
         return _distinct({_hash_of(row, group) for row in within} - {0}, group.bound)

@@ -10,10 +10,12 @@ record means: delete the field of `replaced`, the tile whose place in the ring t
 the field, or delete it when the length is 0.
 
     identity 0, tile 0    newest event time i64
+    KNOWN_IDENTITY, 0     newest time of a label i64
     COUNT                 rows f64
     MOMENTS               rows, sum, the sum's rounding remainder, squared deviations: 4 f64
     EXTREMES              minimum, maximum: 2 f64
     DISTINCT              u64 hashes, ascending
+    SUMS                  rows, sum, its remainder, sum of squares, its remainder: 5 f64
     LAST                  (tile 0) time i64, value f64
     SEEN                  (tile 0) time i64
     DECAYED               (tile 0) time i64, decayed sum of values f64, decayed sum of weights f64

@@ -16,13 +16,19 @@ import numpy.typing as npt
 
 from features import kernel
 from features.errors import OperatorError
+from features.label_rows import LabelRows
 from features.layout import bytes_per_entity, layout_of, stored_bytes_per_entity
-from features.memory import Batch, ChangeLog, Memory, Results
+from features.memory import Batch, ChangeLog, LabelBatch, Memory, Results
 from features.packing import STORED_HEADER, deletions, packed_changes, unpack
 from features.plan import EntityPlan, Floats, Hashes, Ints
 from features.slots import Slots
 
 Scalar = TypeVar("Scalar", bound=np.generic)
+
+_NO_INTS: Ints = np.zeros(0, np.int64)
+_NO_LABELS = LabelBatch(
+    _NO_INTS, _NO_INTS, _NO_INTS, np.zeros((0, 0)), _NO_INTS, np.zeros((0, 0)), np.zeros(1, np.int64)
+)
 
 __all__ = ["EntityBatch", "EntityState", "bytes_per_entity", "stored_bytes_per_entity"]
 
@@ -37,8 +43,9 @@ class EntityBatch:
     `late` bool[n]: older than the entity's newest event.
     `changes` m pairs of key and packed change records (see `features/packing.py`).
     `newest_rows` int64[m]: the row of the entity's newest event (the later one of equals), -1 when that is older than
-    what was known before.
+    what was known before, or only labels came.
     `number`: for `EntityState.committed`.
+    `labels_dropped`: how often a label row came too late for a window group.
     """
 
     features: Floats
@@ -48,6 +55,7 @@ class EntityBatch:
     changes: list[tuple[str, bytes]]
     newest_rows: Ints
     number: int
+    labels_dropped: int = 0
 
 
 class EntityState:
@@ -142,13 +150,22 @@ class EntityState:
             self._unpack(keys, slots, stored)
 
     def update_batch(
-        self, keys: Sequence[str | None], times_us: Ints, inputs: Floats, hashes: Hashes, *, pack: bool = True
+        self,
+        keys: Sequence[str | None],
+        times_us: Ints,
+        inputs: Floats,
+        hashes: Hashes,
+        *,
+        pack: bool = True,
+        labels: LabelRows | None = None,
+        labels_before: Ints = _NO_INTS,
     ) -> EntityBatch:
         """Features of each event and then its effect, in order. All keys must be in memory.
 
         `inputs` is float64[n, plan.inputs] (NaN, infinities and magnitudes over 1e150 count as missing), `hashes`
         uint64[n, plan.hashed] (0 is missing). `pack=False` leaves `changes` and `newest_rows` empty, for those who keep
-        the state in memory only.
+        the state in memory only. `labels` are label rows, in one order with the events: `labels_before` int64[m],
+        ascending, has the number of events before each. Their keys must be in memory too.
         """
         n, tables = len(keys), self._layout.tables
         slots = self._slots.find(keys)
@@ -157,23 +174,38 @@ class EntityState:
         )
         features = np.empty((n, len(self.plan.outputs)))
         results = Results(features, np.empty(n), np.empty(n, np.int64), np.empty(n, np.bool_))
-        log = self._log(n, pack=pack)
-        kernel.update(self._memory, tables, batch, results, log)
+        known = _NO_LABELS if labels is None else self._labels(labels, labels_before)
+        log = self._log(n, len(known.slots), pack=pack)
+        kernel.update(self._memory, tables, batch, known, results, log)
         changes, newest_rows = self._changes(log) if pack else ([], np.zeros(0, np.int64))
-        return EntityBatch(*results, changes, newest_rows, self._slots.next_batch())
+        number = self._slots.next_batch()
+        return EntityBatch(*results, changes, newest_rows, number, int(known.dropped[0]))
 
     def committed(self, number: int) -> None:
         """The store has the changes of this batch and those before it: their entities may be evicted."""
         self._slots.committed(number)
 
-    def _log(self, n: int, *, pack: bool) -> ChangeLog:
+    def _labels(self, labels: LabelRows, before: Ints) -> LabelBatch:
+        return LabelBatch(
+            self._slots.find(labels.keys),
+            _plain(before, np.int64),
+            _plain(labels.known_us, np.int64),
+            _plain(labels.values, np.float64),
+            _plain(labels.replaced_known_us, np.int64),
+            _plain(labels.replaced, np.float64),
+            np.zeros(1, np.int64),
+        )
+
+    def _log(self, n: int, m: int, *, pack: bool) -> ChangeLog:
+        """For n events and m label rows, of which each can change two tiles of a group."""
         mark_words = -(-len(self._layout.cells) // 64) if pack else 0
-        most = n * (1 + len(self.plan.groups) + len(self.plan.points)) if pack else 0
+        groups, over_labels = len(self._layout.tables.groups), len(self._layout.tables.label_groups)
+        most = n * (1 + groups + len(self.plan.points)) + m * (1 + 2 * over_labels) if pack else 0
         return ChangeLog(
             np.zeros(2, np.int64),
-            np.empty(n, np.int64),
-            np.empty(n, np.int64),
-            np.zeros((n, mark_words), np.uint64),
+            np.empty(n + m, np.int64),
+            np.empty(n + m, np.int64),
+            np.zeros((n + m, mark_words), np.uint64),
             np.empty((most, 3), np.int64),
         )
 

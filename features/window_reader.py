@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from features.durations import duration_us, window_us
 from features.entity_builder import EntityBuilder
@@ -12,9 +12,10 @@ from features.errors import PipelineError
 from features.expressions import CONDITION
 from features.feature_set import FeatureSpec
 from features.field_use import FieldUse, strictest
+from features.label_rows import LabelNames
 from features.plan import EntityPlan
 from features.schema import Field, Privacy, is_name
-from features.windows import DISTINCT_BOUNDS, RULES, Entity, WindowFeatures, tile_us
+from features.windows import DISTINCT_BOUNDS, OVER_LABELS, RULES, Entity, WindowFeatures, tile_us
 
 # Names of entities stand in topics (`hop-<entity>`) and in Redis keys; `hop-join` is the join stage's.
 LONGEST_ENTITY = 40
@@ -23,18 +24,23 @@ RESERVED_ENTITY = "join"
 
 @dataclass(frozen=True)
 class _Input:
-    """What a window is fed with: `value` as the plan names it (None: rows are counted), its field where it is one."""
+    """What a window is fed with: `value` as the plan names it (None: rows are counted), its field where it is one.
+
+    `named`: the value is a name that may stand in the feature's.
+    """
 
     value: str | None
     field: Field | None
     privacy: Privacy
+    named: bool = False
 
 
 class WindowReader:
     """Reads one declaration after another; `plans` and `columns` are settled when all have been read."""
 
-    def __init__(self, fields: FieldUse) -> None:
+    def __init__(self, fields: FieldUse, label: LabelNames) -> None:
         self.fields = fields
+        self.label = label
         self._entities: dict[str, EntityBuilder] = {}
         self._outputs: dict[
             str, tuple[str, int]
@@ -42,6 +48,9 @@ class WindowReader:
 
     def read(self, element: WindowFeatures, place: str) -> list[FeatureSpec]:
         """The features of one declaration, one for each of its windows."""
+        named = _counting_labels(element, self.label)
+        if named.value in self.label.inputs or named.aggregate == "rate":
+            return self._read_over_label(named, place)
         entity = self._entity(element.entity, place)
         given = self._input(element, place)
         where, privacy = self._condition(element, place)
@@ -74,6 +83,36 @@ class WindowReader:
             specs.append(spec)
         return specs
 
+    def _read_over_label(self, element: WindowFeatures, place: str) -> list[FeatureSpec]:
+        """The features of a declaration over the label or one of its values."""
+        entity, label = self._entity(element.entity, place), self.label
+        _check_over_label(element, label, place)
+        stem, default = (
+            _stem(element, _Input(element.value, None, "free", named=True), place),
+            _default(element, place),
+        )
+        specs = []
+        for suffix, width in list(_widths(element, place)):
+            low, high = _label_range(element, label)
+            spec = FeatureSpec(
+                name=stem + suffix,
+                kind="number",
+                origin="window",
+                declared=element.described,
+                unit=element.unit or {"count": "labels", "rate": "share"}.get(element.aggregate, ""),
+                default=default,
+                low=low,
+                high=high,
+                privacy="free",
+                entity=entity.name,
+                window_us=width,
+                tile_us=tile_us(width),
+            )
+            at = entity.add_over_label(spec.name, element.aggregate, str(element.value), width, default)
+            self._outputs[spec.name] = (entity.name, at)
+            specs.append(spec)
+        return specs
+
     def plans(self) -> tuple[EntityPlan, ...]:
         """The plans of all entities, in the order in which the features first named them."""
         return tuple(builder.plan() for builder in self._entities.values())
@@ -100,7 +139,9 @@ class WindowReader:
             self.fields.key(key, f"{place}, entity {entity.name}")
         if len(set(entity.keys)) != len(entity.keys):
             raise PipelineError(place, f"the keys {entity.keys} name a field twice", "different fields")
-        return self._entities.setdefault(entity.name, EntityBuilder(entity.name, entity.keys))
+        return self._entities.setdefault(
+            entity.name, EntityBuilder(entity.name, entity.keys, self.label.inputs)
+        )
 
     def _input(self, element: WindowFeatures, place: str) -> _Input:
         text = element.value
@@ -133,6 +174,51 @@ class WindowReader:
         return parsed.source, self.fields.privacy(parsed.names)
 
 
+def _counting_labels(element: WindowFeatures, label: LabelNames) -> WindowFeatures:
+    """`count("late", "1d")` counts labels: what stands first is no window, but what is counted."""
+    first = next(iter(element.windows), None)
+    if element.aggregate != "count" or first not in label.inputs:
+        return element
+    return replace(element, value=first, windows=element.windows[1:])
+
+
+def _check_over_label(element: WindowFeatures, label: LabelNames, place: str) -> None:
+    value, aggregate = element.value, element.aggregate
+    if value not in label.inputs:
+        expected = f"the label, {label.name!r} (of a field: mean)"
+        raise PipelineError(place, f"rate of {value!r}, which is not the label", expected)
+    if aggregate not in OVER_LABELS:
+        expected = f"one of {', '.join(OVER_LABELS)}: a label may be corrected, and no {aggregate} can take back what it took"
+        raise PipelineError(place, f"{aggregate} over labels ({value!r})", expected)
+    if element.where is not None:
+        seen = f"where={element.where!r} on a window over labels, which come without the event's fields"
+        raise PipelineError(
+            place, seen, "no where; a number that comes with the label (Label(…, values=…)) can tell"
+        )
+    if value != label.name:
+        if aggregate == "rate":
+            raise PipelineError(
+                place, f"rate of {value!r}, which is a number beside the label", f"mean({value!r}, …)"
+            )
+    elif aggregate == "rate" and label.kind != "binary":
+        expected = (
+            f"mean({value!r}, …)"
+            if label.kind == "regression"
+            else "count, or a window over a number of its values"
+        )
+        raise PipelineError(place, f"rate of a {label.kind} label", expected)
+    elif aggregate != "count" and label.kind == "multiclass":
+        raise PipelineError(
+            place, f"{aggregate} of classes", "count, or a window over a number of its values"
+        )
+
+
+def _label_range(element: WindowFeatures, label: LabelNames) -> tuple[float | None, float | None]:
+    binary = label.kind == "binary" and element.value == label.name
+    high = 1.0 if binary and element.aggregate in ("rate", "mean") else None
+    return 0.0 if binary or element.aggregate in ("count", "std") else None, high
+
+
 def _widths(element: WindowFeatures, place: str) -> Iterator[tuple[str, int]]:
     """(ending of the feature's name, width in microseconds) of each window."""
     if element.aggregate in ("last", "since_last", "ewm"):
@@ -147,7 +233,7 @@ def _widths(element: WindowFeatures, place: str) -> Iterator[tuple[str, int]]:
 def _stem(element: WindowFeatures, given: _Input, place: str) -> str:
     if element.name is not None:
         return element.name
-    if given.value is not None and given.field is None:
+    if given.value is not None and given.field is None and not given.named:
         raise PipelineError(place, "an expression has no name of its own", "name='…' as well")
     parts = [element.entity.name, element.value, element.aggregate, element.half_life]
     return "_".join(part for part in parts if part is not None)

@@ -80,6 +80,7 @@ RULES = {
     "sum": AggregateRule(Aggregate.SUM, GroupKind.MOMENTS, 0.0, None, False, False),
     "mean": AggregateRule(Aggregate.MEAN, GroupKind.MOMENTS, math.nan, None, False, True),
     "std": AggregateRule(Aggregate.STD, GroupKind.MOMENTS, math.nan, None, True, False),
+    "rate": AggregateRule(Aggregate.MEAN, GroupKind.SUMS, math.nan, "share", True, False),
     "min": AggregateRule(Aggregate.MIN, GroupKind.EXTREMES, math.nan, None, False, True),
     "max": AggregateRule(Aggregate.MAX, GroupKind.EXTREMES, math.nan, None, False, True),
     "distinct": AggregateRule(Aggregate.DISTINCT, GroupKind.DISTINCT, 0.0, "values", True, False),
@@ -87,6 +88,10 @@ RULES = {
     "since_last": AggregateRule(Aggregate.SINCE_LAST, PointKind.SEEN, math.nan, "s", True, False),
     "ewm": AggregateRule(Aggregate.EWM, PointKind.DECAYED, math.nan, None, False, True),
 }
+
+
+# What a correction can take back. (Of the newest, the least or the distinct values it is not known what stood before.)
+OVER_LABELS = ("rate", "count", "sum", "mean", "std")
 
 
 @dataclass(frozen=True)
@@ -134,6 +139,9 @@ class Entity:
     the events for which a condition holds, `name` replaces `<entity>_<field>_<aggregate>` in the feature's name (the
     window stays), `default` replaces the value when nothing was seen.
 
+    `rate`, `count`, `sum`, `mean` and `std` also take the name of the label, or of one of its `values`: such a window is
+    over the labels of the entity's events that had become known by then, each at the time when it became known.
+
     Example:
         >>> Entity("route", keys=("origin", "destination")).mean("delay", "7d", where="delay < 300").described
         "route.mean('delay', '7d', where='delay < 300')"
@@ -149,8 +157,14 @@ class Entity:
     def count(
         self, *windows: str, where: str | None = None, name: str | None = None, default: float | None = None
     ) -> WindowFeatures:
-        """How many events in each window (0 when none)."""
+        """How many events in each window (0 when none); with the label's name before the windows, how many labels."""
         return WindowFeatures(self, "count", None, windows, where, name=name, default=default)
+
+    def rate(
+        self, label: str, *windows: str, name: str | None = None, default: float | None = None
+    ) -> WindowFeatures:
+        """The share of positives among the labels that became known (missing when none did); of a binary label."""
+        return WindowFeatures(self, "rate", label, windows, name=name, default=default)
 
     def sum(
         self,

@@ -97,6 +97,12 @@ class Label:
         return 0.5 if self.kind == "binary" else 0.0
 
     @property
+    def definition(self) -> str:
+        """All that decides what the rows of windows over this label say, as text."""
+        classes = ",".join(repr(value) for value in self.classes)
+        return f"{self.name} {self.kind} [{classes}] {self.horizon_us} {self.silent_code!r} {','.join(self.values)}"
+
+    @property
     def expected(self) -> str:
         """What its values may be, for messages."""
         if self.kind == "regression":

@@ -115,6 +115,9 @@ class Pipeline:
             earliest=earliest,
             max_ahead=max_ahead,
             allow_personal=allow_personal,
+            label_kind=label.kind,
+            label_values=label.values,
+            label_definition=label.definition,
         )
         feature_set = compile_features(declared)
         put = object.__setattr__  # frozen: what was checked stays as it was

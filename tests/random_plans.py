@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 from hypothesis import strategies as st
 
+from features.label_rows import NO_TIME, LabelRows
 from features.plan import (
     Aggregate,
     EntityPlan,
@@ -26,6 +28,7 @@ from features.state import EntityBatch, EntityState
 
 NUMBERS = 2  # input columns of every plan
 HASHED = 1
+LABEL_INPUTS = 2  # of every plan over labels
 AGGREGATES = {
     GroupKind.COUNT: [Aggregate.COUNT],
     GroupKind.MOMENTS: [Aggregate.COUNT, Aggregate.SUM, Aggregate.MEAN, Aggregate.STD],
@@ -98,6 +101,58 @@ def plans(draw: st.DrawFn) -> EntityPlan:
 
 
 @st.composite
+def plans_over_labels(draw: st.DrawFn) -> EntityPlan:
+    """As `plans`, with windows over labels beside the others."""
+    plan = draw(plans())
+    groups, outputs = list(plan.groups), list(plan.outputs)
+    for number in range(draw(st.integers(1, 3))):
+        windows = draw(st.lists(widths, min_size=1, max_size=3))
+        tile = draw(st.sampled_from([7, 10, 60]))
+        ring = max(-(-window // tile) for window in windows) + 1 + draw(st.sampled_from([0, 0, 3]))
+        chosen = draw(st.lists(st.sampled_from(AGGREGATES[GroupKind.MOMENTS]), unique=True, min_size=1))
+        default = draw(st.sampled_from([math.nan, -1.0]))
+        outputs += [
+            Output(f"l{number}_{window}_{aggregate}", aggregate, len(groups), window, default)
+            for window in windows
+            for aggregate in chosen
+        ]
+        column = draw(st.integers(0, LABEL_INPUTS - 1))
+        groups.append(WindowGroup(GroupKind.SUMS, column, tile, ring, 0, 300 + number))
+    names = ("late", "delay")[:LABEL_INPUTS]
+    return replace(plan, groups=tuple(groups), outputs=tuple(outputs), label_inputs=names)
+
+
+@st.composite
+def known_labels(draw: st.DrawFn, rows: Events) -> tuple[LabelRows, Ints]:
+    """Label rows of some of these events, in one order with them, and the number of events before each.
+
+    They become known after a while, earlier or later than it is their turn; some are corrected, some twice.
+    """
+    pace = draw(st.sampled_from([3, 30, 300]))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    lines: list[tuple[int, str, int, Floats, int, Floats]] = []
+    for row, (key, time_us) in enumerate(zip(rows.keys, rows.times_us.tolist(), strict=True)):
+        place, said_us, said = row, NO_TIME, np.full(LABEL_INPUTS, math.nan)
+        while key is not None and rng.random() < 0.6:
+            place += 1 + int(rng.integers(0, 12))
+            turn_us = int(rows.times_us[min(place, len(rows.keys) - 1)])
+            known_us = int(rng.choice([turn_us, time_us])) + int(rng.integers(-pace, 2 * pace))
+            values = np.array([_numbers(rng, 3)[0] for _ in range(LABEL_INPUTS)])
+            lines.append((min(place, len(rows.keys)), key, known_us, values, said_us, said))
+            said_us, said = known_us, values
+    lines.sort(key=lambda line: line[0])
+    shape = (len(lines), LABEL_INPUTS)
+    label_rows = LabelRows(
+        [key for _, key, *_ in lines],
+        np.array([known_us for _, _, known_us, *_ in lines], np.int64),
+        np.array([values for _, _, _, values, _, _ in lines], np.float64).reshape(shape),
+        np.array([said_us for *_, said_us, _ in lines], np.int64),
+        np.array([said for *_, said in lines], np.float64).reshape(shape),
+    )
+    return label_rows, np.array([place for place, *_ in lines], np.int64)
+
+
+@st.composite
 def events(draw: st.DrawFn, most: int = 80) -> Events:
     """Events of a few entities and of none, times around the epoch going forth and back.
 
@@ -143,3 +198,15 @@ def run(state: EntityState, batch: Events, stored: dict[str, bytes]) -> EntityBa
     assert state.fits(batch.keys)
     state.load({key: stored.get(key) for key in state.missing(batch.keys)})
     return state.update_batch(batch.keys, batch.times_us, batch.inputs, batch.hashes)
+
+
+def run_with_labels(
+    state: EntityState, batch: Events, labels: LabelRows, before: Ints, stored: dict[str, bytes]
+) -> EntityBatch:
+    """As `run`, with label rows among the events."""
+    keys = [*batch.keys, *labels.keys]
+    assert state.fits(keys)
+    state.load({key: stored.get(key) for key in state.missing(keys)})
+    return state.update_batch(
+        batch.keys, batch.times_us, batch.inputs, batch.hashes, labels=labels, labels_before=before
+    )

@@ -75,7 +75,14 @@ FEATURES: list[tuple[object, str, str, str]] = [
         "'distance_km'",
     ),
     (origin.sum("scheduled_departure", "1d"), "origin.sum", "is a time", "a number field"),
-    (origin.mean("late", "1d"), "origin.mean", "'late' is the label", "fields of the event"),
+    (origin.mean("late + 1", "1d", name="x"), "origin.mean", "'late' is the label", "fields of the event"),
+    (origin.last("late"), "origin.last('late')", "last over labels ('late')", "rate, count, sum, mean, std"),
+    (origin.max("late", "1d"), "origin.max", "max over labels", "no max can take back"),
+    (origin.rate("stops", "1d"), "origin.rate('stops', '1d')", "'stops', which is not the label", "'late'"),
+    (origin.rate("late"), "origin.rate('late')", "it has no window", "'1h', '7d'"),
+    (origin.count("late"), "origin.count('late')", "it has no window", "'1h', '7d'"),
+    (origin.count("late", "1h", where="stops > 1"), "origin.count", "where='stops > 1'", "values=…"),
+    (origin.rate, "origin.rate", "its brackets are missing", "origin.rate('label'"),
     (origin.max("landed", "1d"), "origin.max", "landed (datetime) is known_later", "known at the moment"),
     (origin.mean("age", "1d"), "origin.mean", "age (float) is personal", "allow_personal=('age',)"),
     (origin.count(), "origin.count()", "it has no window", "'1h', '7d'"),
@@ -276,6 +283,12 @@ def test_a_mistake_in_a_pipeline_names_its_place_what_was_seen_and_what_was_expe
 
 PARTS: list[tuple[Any, str, str]] = [
     (lambda: Label("is late"), "Label('is late')", "letters, digits and _"),
+    (lambda: Label("late", values="delay"), "values='delay'", "names in brackets: ('delay',)"),
+    (lambda: Label("late", values=("known_at",)), "'known_at'", "names other than the label's, event_id"),
+    (lambda: Label("late", values=("late",)), "'late'", "names other than the label's"),
+    (lambda: Label("late", values=("a", "a")), "names one twice", "different names"),
+    (lambda: Label("late", holdout=1.0), "holdout=1.0", "a share from 0.0 to below 1.0"),
+    (lambda: Label("late", holdout="1%"), "holdout='1%'", "a share from 0.0 to below 1.0"),  # type: ignore[arg-type]  # the mistake
     (lambda: Label("late", kind="yes/no"), "kind='yes/no'", "'binary', 'regression' or 'multiclass'"),  # type: ignore[arg-type]  # the mistake
     (lambda: Label("late", horizon="3 months"), "'3 months' is no duration", "write days"),
     (lambda: Label("late", when_silent="unknown"), "when_silent='unknown'", "'no label' or one of 0, 1"),
