@@ -22,7 +22,9 @@ from driftwood.demo_stream import DemoStream, Watched
 from driftwood.demo_worker import WorkerChild
 from driftwood.embedded import Runtime
 from driftwood.pipelines import topics_of
-from models.loading import load_pipeline
+from features.errors import DeveloperError
+from features.schema import nearest
+from models.loading import examples, load_pipeline
 from models.model_store import ModelStore
 from models.pipeline import Pipeline
 from offline.events import event_records
@@ -54,8 +56,10 @@ def run_demo(
     """Train on the first months, stream the following ones through the topics, and measure what came back.
 
     `told` hears of the training's progress, `watched` of the streaming, `stage` what is being done in a sentence.
-    Raises `OperatorError` when a server does not start or the worker ends.
+    Raises `DeveloperError` for what is no shipped example, `OperatorError` when a server does not start or the worker ends.
     """
+    if name not in examples():
+        raise DeveloperError(f"{name} is no shipped example; expected {nearest(name, examples())}")
     data = settings.runs_dir / "data" / name
     example = importlib.import_module(f"examples.{name}.demo")
     pipeline = load_pipeline(name)

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 PipelineArgument = Annotated[
     str,
-    typer.Argument(metavar="PIPELINE", help="A shipped example (flights) or the path of a pipeline file."),
+    typer.Argument(
+        metavar="PIPELINE", help="A shipped example (flights, payments) or the path of a pipeline file."
+    ),
 ]
 SettingsFile = Annotated[
     Path | None,

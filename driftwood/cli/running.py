@@ -18,7 +18,8 @@ log = logging.getLogger(__name__)
 def add_to(app: typer.Typer) -> None:
     """Add these commands to the program."""
     app.command(
-        short_help="Flights of 2013, start to end.", epilog="Example: driftwood demo --json > demo.json"
+        short_help="A shipped example, start to end.",
+        epilog="Examples: driftwood demo --json > demo.json; driftwood demo --pipeline payments",
     )(demo)
     app.command(
         short_help="Embedded broker and Redis.",
@@ -30,10 +31,18 @@ def add_to(app: typer.Typer) -> None:
     )(run)
 
 
-def demo(settings: SettingsFile = None, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Train on the flights of January to March 2013, stream April to June, and say how good the answers were.
+def demo(
+    example: Annotated[
+        str, typer.Option("--pipeline", metavar="NAME", help="The shipped example: flights or payments.")
+    ] = "flights",
+    settings: SettingsFile = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a shipped example on its first months, stream the following ones, and say how good the answers were.
 
-    Starts an embedded broker and Redis for itself; nothing needs to be installed or running.
+    flights: January to March 2013 train, April to June are streamed. payments: simulated card payments of three months,
+    the first one trains. Starts an embedded broker and Redis for itself; nothing needs to be installed or running.
     """
     from rich.live import Live
 
@@ -42,7 +51,7 @@ def demo(settings: SettingsFile = None, overrides: Overrides = None, as_json: As
 
     with Live(console=output.stderr, transient=True) as shown:
         result = run_demo(
-            "flights",
+            example,
             loaded(settings, overrides),
             told=lambda what, share: shown.update(demo_view.training(what, share)),
             watched=lambda standing: shown.update(demo_view.live(standing)),

@@ -86,6 +86,7 @@ def test_the_version_is_that_of_the_package(driftwood):
         (["run", "flights", "--set", "partition=1"], 3, "did you mean partitions?"),
         (["run", "flights", "--set", "fetch_max_wait=8"], 3, "with its unit"),
         (["topics", "show", "flights", "--settings", "nowhere.toml"], 3, "nowhere.toml"),
+        (["demo", "--pipeline", "payment"], 2, "payment is no shipped example; expected 'payments'"),
         (["promote", "flights"], 3, "driftwood train flights"),
         (["promote", "flights", "0123456789ab"], 3, "0123456789ab"),
     ],
