@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from models.decision import DailyCapacity as DailyCapacity
     from models.decision import Threshold as Threshold
     from models.label import Label as Label
+    from models.learners import bounded_tree as bounded_tree
+    from models.learners import river_model as river_model
+    from models.learners import scaled_linear as scaled_linear
+    from models.learners import scaled_logistic as scaled_logistic
     from models.lightgbm_spec import LightGBM as LightGBM
     from models.loading import load_pipeline as load_pipeline
     from models.pipeline import Pipeline as Pipeline
@@ -48,6 +52,10 @@ _HOMES = {
     "Entity": "features.windows",
     **dict.fromkeys(("CostMatrix", "DailyCapacity", "Threshold"), "models.decision"),
     "Label": "models.label",
+    **dict.fromkeys(
+        ("bounded_tree", "river_model", "scaled_linear", "scaled_logistic"),
+        "models.learners",
+    ),
     "LightGBM": "models.lightgbm_spec",
     "Pipeline": "models.pipeline",
     "load_pipeline": "models.loading",

@@ -13,10 +13,13 @@ from features.schema import nearest, unit
 from features.windows import RULES, Entity
 from models.decision import CostMatrix, DailyCapacity, Threshold
 from models.label import Label
+from models.learners import bounded_tree, river_model, scaled_linear, scaled_logistic
 from models.lightgbm_spec import DECIDED_ELSEWHERE, LightGBM
 from models.pipeline import Pipeline
 
 _CALENDAR = ("hour_of_day", "minute_of_day", "day_of_week", "day_of_month", "day_of_year", "month")
+
+_LEARNERS = (bounded_tree, river_model, scaled_linear, scaled_logistic)
 
 # By the name that Python's TypeError gives them.
 _CALLED: Mapping[str, Callable[..., Any]] = {
@@ -24,7 +27,7 @@ _CALLED: Mapping[str, Callable[..., Any]] = {
         f"{made.__name__}.__init__": made
         for made in (Pipeline, Entity, Label, LightGBM, Threshold, CostMatrix, DailyCapacity)
     },
-    **{made.__name__: made for made in (categorical, expression, unit)},
+    **{made.__name__: made for made in (categorical, expression, unit, *_LEARNERS)},
     **{name: getattr(calendar, name) for name in _CALENDAR},
     **{f"Entity.{name}": getattr(Entity, name) for name in RULES},
 }

@@ -20,7 +20,9 @@ from features.feature_set import FeatureSet
 from features.schema import Kind, is_name
 from models.decision import CostMatrix, DailyCapacity, DecisionRule, Threshold
 from models.label import Label
+from models.learners import checked_learners
 from models.lightgbm_spec import LightGBM
+from models.online_model import LearnerSpec
 
 Fallback = float | tuple[float, ...] | Expression
 """The score without a model: a number, one for each class, or an expression of the features."""
@@ -38,6 +40,8 @@ class Pipeline:
       time IS the moment of decision: everything in the event is known by then. `decided` says the moment in words.
     - `features`: the model's input, in this order; `label`: what is predicted; `decide`: when the prediction is a yes
       (default `Threshold(0.5)` for a binary label, else none).
+    - `online`: what learns from every label as it comes, beside the batch model: `[scaled_logistic(), bounded_tree()]`,
+      or any estimator of River in `river_model(…)`; the order is that of the parts of a score (default: none).
     - `batch`: the model; `fallback`: the score while there is none (a number, one for each class, or an expression
       of the features; default: no opinion).
     - `time_unit` ("s", "ms", "us") for a number as event time; `time_zone` for clock times without an offset.
@@ -70,6 +74,7 @@ class Pipeline:
     label: Label
     decide: DecisionRule | None
     batch: LightGBM
+    online: tuple[LearnerSpec, ...]
     fallback: Fallback
     decided: str
     version: str
@@ -85,6 +90,7 @@ class Pipeline:
         label: Label,
         decide: DecisionRule | None = None,
         batch: LightGBM | None = None,
+        online: Sequence[LearnerSpec] = (),
         fallback: float | str | Sequence[float] | None = None,
         decided: str = "at the event time",
         time_unit: str | None = None,
@@ -127,16 +133,22 @@ class Pipeline:
         put(self, "label", label)
         put(self, "decide", _decision(decide, label, f"{place}, decide"))
         put(self, "batch", batch if batch is not None else LightGBM())
+        put(self, "online", checked_learners(online, label, f"{place}, online"))
         put(self, "fallback", _fallback(fallback, label, feature_set, f"{place}, fallback"))
         put(self, "decided", decided)
         put(self, "version", self._version())
+
+    @property
+    def learns(self) -> bool:
+        """Whether labels are of use while it runs: something learns from them, or windows count them."""
+        return bool(self.online) or any(plan.label_inputs for plan in self.feature_set.entities)
 
     def _version(self) -> str:
         """12 hex digits over everything that changes an answer."""
         rule = None if self.decide is None else (type(self.decide).__name__, repr(self.decide))
         fallback = self.fallback.source if isinstance(self.fallback, Expression) else self.fallback
         feature_set = self.feature_set
-        content = {
+        content: dict[str, object] = {
             "name": self.name,
             "features": feature_set.hash,
             "id": feature_set.id_field,
@@ -149,6 +161,8 @@ class Pipeline:
             "batch": repr(self.batch),
             "fallback": fallback,
         }
+        if self.online:
+            content["online"] = [learner.identity for learner in self.online]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -1,0 +1,279 @@
+"""The learners that a pipeline can name, one line each: `Pipeline(online=[scaled_logistic(), bounded_tree()])`.
+
+Plain data: loading a pipeline file never loads River, nor does a scorer of the first three. The process that learns does,
+and so do the scorers of `river_model`, which are River's own objects.
+
+    scaled_logistic   binary, multiclass   River's logistic regression (AdaGrad), one for each class
+    scaled_linear     regression           River's linear regression (AdaGrad) on a scaled target
+    bounded_tree      all kinds            River's Hoeffding adaptive tree, of bounded depth
+    river_model       all kinds            any other classifier or regressor of River
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from features.errors import PipelineError
+from features.schema import is_name
+
+if TYPE_CHECKING:
+    from models.label import Label
+    from models.online_model import OnlineModel, OnlineScorer
+    from models.pipeline import Pipeline
+
+
+def scaled_logistic(
+    name: str = "scaled_logistic", *, learning_rate: float = 0.1, rows_per_step: int = 32
+) -> Linear:
+    """Logistic regression on scaled features: the learner to begin with. Binary and multiclass (one against the rest).
+
+    A mini-batch of at most `rows_per_step` labels makes one step of AdaGrad (Duchi, Hazan, Singer 2011) of size
+    `learning_rate`; fewer rows learn faster and cost more (about 0.5 ms a step). Numbers are scaled by what was seen so
+    far, missing ones have weights of their own, and so has each of the first 200 texts of a category.
+
+    Example:
+        >>> scaled_logistic(learning_rate=0.05).name
+        'scaled_logistic'
+    """
+    return Linear(name, regression=False, learning_rate=learning_rate, rows_per_step=rows_per_step)
+
+
+def scaled_linear(
+    name: str = "scaled_linear", *, learning_rate: float = 0.1, rows_per_step: int = 32
+) -> Linear:
+    """Linear regression on scaled features and a scaled target; otherwise as `scaled_logistic`."""
+    return Linear(name, regression=True, learning_rate=learning_rate, rows_per_step=rows_per_step)
+
+
+def bounded_tree(
+    name: str = "bounded_tree",
+    *,
+    max_depth: int = 6,
+    grace_period: int = 200,
+    smoothing: float = 10.0,
+    seed: int = 7,
+) -> Tree:
+    """A Hoeffding adaptive tree (Bifet, Gavaldà 2009) of at most 2**`max_depth` leaves: finds interactions, follows drift.
+
+    A leaf tries to split after every `grace_period` rows. Its answer is drawn towards the overall share (or mean) by as
+    much as `smoothing` rows would: a leaf of three rows is not certain of anything; 0 leaves it as River has it.
+    Costs some 100 µs a label to learn; scoring is a walk through flat arrays.
+    """
+    return Tree(name, max_depth, grace_period, float(smoothing), seed)
+
+
+def river_model(
+    estimator: Any, name: str | None = None, *, scale: bool = True, rows_per_step: int = 1, seed: int = 7
+) -> RiverLearner:
+    """Any classifier or regressor of River, or a River pipeline that ends in one. It is cloned: yours never learns.
+
+    `scale=True` hands it numbers only: scaled features, `"<feature> missing"` where it was, `"<feature>=<text>": 1.0`.
+    `scale=False` hands it the features as they are: numbers as floats, texts as texts, missing and infinite ones left out;
+    scaling and encoding are then the estimator's own affair (a River pipeline with `preprocessing.StandardScaler`).
+
+    It learns row by row (`learn_one`), in the order of the outcomes. `rows_per_step` above 1 uses `learn_many` for an
+    estimator that has it, on at most that many rows. Every `seed` that the estimator leaves open is set to `seed`. `name`
+    defaults to the class's, as in `arf_classifier`.
+
+    Raises PipelineError for something that River cannot train, or that cannot be pickled (a lambda inside).
+    """
+    return RiverLearner(
+        _river_name(estimator) if name is None else name, estimator, scale, rows_per_step, seed
+    )
+
+
+@dataclass(frozen=True)
+class _Learner:
+    """What all have: a name, and an identity that is the same in every process."""
+
+    name: str
+
+    def __post_init__(self) -> None:
+        if not is_name(str(self.name), 40):
+            expected = "letters, digits and _, beginning with a letter, at most 40"
+            raise PipelineError("a learner", f"name={self.name!r}", expected)
+
+    @property
+    def identity(self) -> str:
+        """Everything that decides what is learnt."""
+        return repr(self)
+
+
+@dataclass(frozen=True)
+class Linear(_Learner):
+    """What `scaled_logistic` and `scaled_linear` make."""
+
+    regression: bool
+    learning_rate: float
+    rows_per_step: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_number(f"{self.name}, learning_rate", self.learning_rate, above=0.0)
+        _check_whole(f"{self.name}, rows_per_step", self.rows_per_step, 1)
+
+    def check(self, label: Label, place: str) -> None:
+        """Raises PipelineError for a label of the other kind."""
+        if self.regression != (label.kind == "regression"):
+            wanted = "scaled_linear()" if label.kind == "regression" else "scaled_logistic()"
+            raise PipelineError(place, f"{self.name!r} for a {label.kind} label", wanted)
+
+    def make(self, pipeline: Pipeline) -> OnlineModel:
+        """A model that has learnt nothing."""
+        from models.linear import LinearModel
+
+        return LinearModel.made(self, pipeline)
+
+    def restore(self, pipeline: Pipeline, state_bytes: bytes) -> OnlineModel:
+        """The model of these `state_bytes`; raises SnapshotError."""
+        from models.linear import LinearModel
+
+        return LinearModel.restored(self, pipeline, state_bytes)
+
+    def scorer(self, pipeline: Pipeline, scoring_bytes: bytes) -> OnlineScorer:
+        """NumPy alone: River is not loaded."""
+        from models.linear_scorer import LinearScorer
+
+        return LinearScorer.loaded(scoring_bytes)
+
+
+@dataclass(frozen=True)
+class Tree(_Learner):
+    """What `bounded_tree` makes."""
+
+    max_depth: int
+    grace_period: int
+    smoothing: float
+    seed: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_whole(f"{self.name}, max_depth", self.max_depth, 1, 12)
+        _check_whole(f"{self.name}, grace_period", self.grace_period, 1)
+        _check_whole(f"{self.name}, seed", self.seed, 0)
+        _check_number(f"{self.name}, smoothing", self.smoothing, above=-1e-9)
+
+    def check(self, label: Label, place: str) -> None:
+        """Every label will do."""
+
+    def make(self, pipeline: Pipeline) -> OnlineModel:
+        """A model that has learnt nothing."""
+        from models.tree import TreeModel
+
+        return TreeModel.made(self, pipeline)
+
+    def restore(self, pipeline: Pipeline, state_bytes: bytes) -> OnlineModel:
+        """The model of these `state_bytes` (unsealed: there is a pickle in them); raises SnapshotError."""
+        from models.tree import TreeModel
+
+        return TreeModel.restored(self, pipeline, state_bytes)
+
+    def scorer(self, pipeline: Pipeline, scoring_bytes: bytes) -> OnlineScorer:
+        """NumPy alone: River is not loaded."""
+        from models.tree_scorer import TreeScorer
+
+        return TreeScorer.loaded(scoring_bytes)
+
+
+@dataclass(frozen=True)
+class RiverLearner(_Learner):
+    """What `river_model` makes."""
+
+    estimator: Any
+    scale: bool
+    rows_per_step: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_whole(f"{self.name}, rows_per_step", self.rows_per_step, 1)
+        _check_whole(f"{self.name}, seed", self.seed, 0)
+        if not isinstance(self.scale, bool):
+            raise PipelineError(f"{self.name}, scale", repr(self.scale), "True or False")
+        from models.river_estimator import check_estimator
+
+        check_estimator(self.estimator, f"river_model({self.name!r})", many=self.rows_per_step > 1)
+
+    @property
+    def identity(self) -> str:
+        """River prints an estimator with all its parameters; a function among them with its address, left out here."""
+        return re.sub(r" at 0x[0-9a-f]+", "", repr(self))
+
+    def check(self, label: Label, place: str) -> None:
+        """Raises PipelineError for a regressor of a class, a classifier of a number, or two classes where there are more."""
+        from models.river_estimator import check_label
+
+        check_label(self.estimator, label, place)
+
+    def make(self, pipeline: Pipeline) -> OnlineModel:
+        """A clone of the estimator that has learnt nothing, its open seeds set."""
+        from models.river_model import RiverModel
+
+        return RiverModel.made(self, pipeline)
+
+    def restore(self, pipeline: Pipeline, state_bytes: bytes) -> OnlineModel:
+        """The model of these `state_bytes` (unsealed: there is a pickle in them); raises SnapshotError."""
+        from models.river_model import RiverModel
+
+        return RiverModel.restored(self, pipeline, state_bytes)
+
+    def scorer(self, pipeline: Pipeline, scoring_bytes: bytes) -> OnlineScorer:
+        """River's own object (unsealed: there is a pickle in it); raises SnapshotError."""
+        from models.river_model import RiverScorer
+
+        return RiverScorer.loaded(self, pipeline, scoring_bytes)
+
+
+def checked_learners(given: object, label: Label, place: str) -> tuple[Any, ...]:
+    """The learners of a pipeline, in order; raises PipelineError for something else, a name twice, or a wrong label."""
+    example = "a list such as [scaled_logistic(), bounded_tree()]"
+    if isinstance(given, str) or not isinstance(given, list | tuple):
+        raise PipelineError(place, f"{given!r}", example)
+    names: set[str] = set()
+    for learner in given:
+        if not isinstance(learner, _Learner):
+            raise PipelineError(
+                place, f"{learner!r}", f"{example}; an estimator of River goes into river_model(…)"
+            )
+        if learner.name in names or learner.name in RESERVED:
+            taken = "is there twice" if learner.name in names else "is taken"
+            raise PipelineError(
+                place, f"the name {learner.name!r} {taken}", "a name= of its own for each learner"
+            )
+        names.add(learner.name)
+        learner.check(label, place)  # type: ignore[attr-defined]  # every learner below _Learner has one
+    return tuple(given)
+
+
+RESERVED = ("lightgbm", "fallback", "blend", "champion")
+"""The other parts of a score, by which metrics and predictions name them."""
+
+
+def _river_name(estimator: object) -> str:
+    """`arf_classifier` for an ARFClassifier; of a River pipeline, its last step.
+
+    Example:
+        >>> class KNNClassifier: ...
+        >>> _river_name(KNNClassifier())
+        'knn_classifier'
+    """
+    steps = getattr(estimator, "steps", None)
+    last = list(steps.values())[-1] if isinstance(steps, dict) and steps else estimator
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", type(last).__name__)
+    return words.lower()[:40]
+
+
+def _check_whole(place: str, value: object, least: int, most: int | None = None) -> None:
+    fits = isinstance(value, int) and not isinstance(value, bool) and value >= least
+    if not fits or (most is not None and value > most):  # type: ignore[operator]  # a whole number, see the line above
+        expected = f"a whole number, at least {least}" + (f", at most {most}" if most is not None else "")
+        raise PipelineError(place, repr(value), expected)
+
+
+def _check_number(place: str, value: object, above: float) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not above < value < 1e6:  # type: ignore[operator]  # a number, see the line above
+        expected = "a number above 0" if above == 0.0 else "a number, 0 or more"
+        raise PipelineError(place, repr(value), expected)

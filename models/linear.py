@@ -1,0 +1,206 @@
+"""scaled_logistic and scaled_linear: River's linear models learning in mini-batches, their weights kept as flat arrays.
+
+One step for each mini-batch of at most `rows_per_step` rows:
+
+    encoded rows ─> the columns that are not all 0 ─> learn_many of LogisticRegression (one for each class)
+
+Leaving out columns of zeros changes nothing that is learnt (their gradient is 0), and a step costs by what is there rather
+than by all the categories that ever were. The bias is a column of ones, so that AdaGrad moves it like any weight: River's
+own intercept takes steps of a constant size, which on rare positives are far too small at first and too large later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from river import linear_model, optim
+from river.utils import VectorDict
+
+from features.errors import SnapshotError
+from features.feature_set import FeatureMatrix
+from features.plan import Floats
+from models.linear_scorer import LinearScorer, Weights
+from models.online_input import OnlineInput, Seen
+from models.online_model import labelled
+from models.running_target import RunningTarget
+from models.snapshot import pack, unpack
+
+if TYPE_CHECKING:
+    from models.learners import Linear
+    from models.pipeline import Pipeline
+
+BIAS = "1"
+
+# A gradient this large comes of a weight on a row, never of the row: the inputs lie within ±10.
+STEEPEST = 1e3
+
+
+class _OwnSums:
+    """The sums of a mini-batch without BLAS, whose result depends on the number of its threads."""
+
+    _weights: Any
+    intercept: float
+    optimizer: Any
+
+    def put(self, names: Sequence[str], weights: Floats, squares: Floats, steps: int) -> None:
+        """Continues where another one stopped."""
+        self._weights = VectorDict(dict(zip(names, weights.tolist(), strict=True)))
+        self.optimizer.g2.update(zip(names, squares.tolist(), strict=True))
+        self.optimizer.n_iterations = steps
+
+    def _raw_dot_many(self, X: Floats, cols: Sequence[str]) -> Floats:  # noqa: N803  # River's name
+        sums: Floats = np.einsum("ij,j->i", X, self._weights.to_numpy(cols)) + self.intercept
+        return sums
+
+
+class _Logistic(_OwnSums, linear_model.LogisticRegression):
+    pass
+
+
+class _Linear(_OwnSums, linear_model.LinearRegression):
+    pass
+
+
+class LinearModel:
+    """K of River's linear models over one encoding."""
+
+    def __init__(self, spec: Linear, kind: str, parts: int, encoding: OnlineInput) -> None:
+        self.name = spec.name
+        self._spec = spec
+        self._kind = kind
+        self._input = encoding
+        self._target = RunningTarget()
+        estimator = _Linear if spec.regression else _Logistic
+        self._parts = [
+            estimator(optimizer=optim.AdaGrad(spec.learning_rate), intercept_lr=0.0, clip_gradient=STEEPEST)
+            for _ in range(parts)
+        ]
+        self._scorer: LinearScorer | None = None
+
+    @classmethod
+    def made(cls, spec: Linear, pipeline: Pipeline) -> LinearModel:
+        """A model that has learnt nothing: 0.5 for every row, or 0, or all classes alike."""
+        label = pipeline.label
+        parts = len(label.classes) if label.kind == "multiclass" else 1
+        return cls(spec, label.kind, parts, OnlineInput.of(pipeline.feature_set))
+
+    def learn(self, matrix: FeatureMatrix, codes: Floats, weights: Floats | None = None) -> None:
+        """Scale and texts first, then one step for each mini-batch."""
+        matrix, codes, weights = labelled(matrix, codes, weights)
+        if not len(codes):
+            return
+        self._scorer = None
+        self._input.learn(matrix)
+        if self._kind == "regression":
+            self._target.learn(codes)
+            codes = self._target.scaled(codes)
+        seen = self._input.see(matrix)
+        steps = -(-len(codes) // self._spec.rows_per_step)
+        for rows in np.array_split(
+            np.arange(len(codes)), steps
+        ):  # of like size: a last step of one row would weigh most
+            self._step(_part(seen, rows), codes[rows], weights[rows])
+
+    def score(self, matrix: FeatureMatrix) -> Floats:
+        """As the scorer of `scoring_bytes`."""
+        return self._scoring().score(matrix)
+
+    def scoring_bytes(self) -> bytes:
+        """Flat arrays."""
+        return self._scoring().to_bytes()
+
+    def state_bytes(self) -> bytes:
+        """Flat arrays too: weights and AdaGrad's sums of squares by column name, exactly."""
+        names = list(self._parts[0].optimizer.g2)
+        weights = [[part.weights.get(name, 0.0) for name in names] for part in self._parts]
+        squares = [[part.optimizer.g2[name] for name in names] for part in self._parts]
+        fields, arrays = self._input.state()
+        head = {
+            "kind": self._kind,
+            "columns": names,
+            "steps": self._parts[0].optimizer.n_iterations,
+            "target": self._target.state(),
+            "input": fields,
+        }
+        shape = (len(self._parts), len(names))
+        arrays["weights"] = np.array(weights, np.float64).reshape(shape)
+        arrays["squares"] = np.array(squares, np.float64).reshape(shape)
+        return pack(head, arrays)
+
+    @classmethod
+    def restored(cls, spec: Linear, pipeline: Pipeline, state: bytes) -> LinearModel:
+        """The model of `state_bytes`; raises SnapshotError."""
+        fields, arrays = unpack(state)
+        try:
+            model = cls(
+                spec, fields["kind"], len(arrays["weights"]), OnlineInput.restored(fields["input"], arrays)
+            )
+            model._target = RunningTarget.restored(fields["target"])
+            for part, weights, squares in zip(
+                model._parts, arrays["weights"], arrays["squares"], strict=True
+            ):
+                part.put(fields["columns"], weights, squares, fields["steps"])
+            return model
+        except (KeyError, TypeError, ValueError) as error:
+            raise SnapshotError(f"the state of {spec.name} does not fit together: {error!r}") from error
+
+    def _step(self, seen: Seen, codes: Floats, weights: Floats) -> None:
+        names, values = columns(seen, self._input)
+        frame = pd.DataFrame(values, columns=names, copy=False)
+        heavy = 1.0 if (weights == 1.0).all() else pd.Series(weights)
+        for at, part in enumerate(self._parts):
+            target = codes == (1.0 if self._kind == "binary" else float(at))
+            part.learn_many(frame, pd.Series(codes if self._kind == "regression" else target), heavy)
+
+    def _scoring(self) -> LinearScorer:
+        if self._scorer is None:
+            self._scorer = LinearScorer(self._kind, self._input, self._weights(), self._target.scale)
+        return self._scorer
+
+    def _weights(self) -> Weights:
+        found = [part.weights for part in self._parts]
+
+        def of(names: Sequence[str]) -> Floats:
+            rows = [[weights.get(name, 0.0) for name in names] for weights in found]
+            return np.array(rows, np.float64).reshape(len(found), len(names))
+
+        numbers, categories = self._input.number_names, self._input.category_names
+        codes = [
+            of([_code_name(name, code) for code in range(len(self._input.texts(at)))])
+            for at, name in enumerate(categories)
+        ]
+        return Weights(
+            of([BIAS])[:, 0], of(numbers), of([_missing_name(name) for name in numbers]), tuple(codes)
+        )
+
+
+def columns(seen: Seen, encoding: OnlineInput) -> tuple[list[str], Floats]:
+    """The names and values float64[n, W] of all columns that are not 0 in every row."""
+    pairs = [(BIAS, np.ones(len(seen))), *_columns(seen, encoding)]
+    return [name for name, _ in pairs], np.stack([values for _, values in pairs], axis=1)
+
+
+def _columns(seen: Seen, encoding: OnlineInput) -> Iterator[tuple[str, Floats]]:
+    for at, name in enumerate(encoding.number_names):
+        if seen.numbers[:, at].any():
+            yield name, seen.numbers[:, at]
+        if seen.missing[:, at].any():
+            yield _missing_name(name), seen.missing[:, at].astype(np.float64)
+    for at, name in enumerate(encoding.category_names):
+        for code in np.unique(seen.codes[:, at]).tolist():
+            yield _code_name(name, code), (seen.codes[:, at] == code).astype(np.float64)
+
+
+def _missing_name(name: str) -> str:
+    return f"{name} missing"
+
+
+def _code_name(name: str, code: int) -> str:
+    return f"{name}={code}"
+
+
+def _part(seen: Seen, rows: Any) -> Seen:
+    return Seen(seen.numbers[rows], seen.missing[rows], seen.codes[rows])
