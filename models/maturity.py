@@ -149,6 +149,13 @@ class Maturity:
                 self._held[cohort][number] = piece.select(~found)
                 self.held -= int(found.sum())
 
+    def forget(self, part: str) -> None:
+        """Nothing that is held says anything about this part any more: it was reset."""
+        for pieces in self._held.values():
+            for piece in pieces:
+                if part in piece.scores:
+                    piece.scores[part][:] = np.nan
+
     def figures(self) -> dict[str, float]:
         """`after_s`: age at which a cohort is mature; `learnt`: 1 if that was measured, 0 if declared or the horizon."""
         return {

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from features.errors import ModelError
+from features.errors import SnapshotError
 
 # The extension type by which an array is known in the bytes: dtype, shape, then the numbers in C order.
 ARRAY = 1
@@ -30,13 +30,13 @@ def pack_state(state: dict[str, Any]) -> bytes:
 
 
 def unpack_state(data: bytes) -> dict[str, Any]:
-    """What `pack_state` was given; arrays are writable copies. Raises ModelError for anything else."""
+    """What `pack_state` was given; arrays are writable copies. Raises SnapshotError for anything else."""
     try:
         state = _DECODER.decode(data)
     except (msgspec.MsgspecError, ValueError, TypeError) as error:
-        raise ModelError(f"learning state of {len(data)} bytes cannot be read ({error})") from error
+        raise SnapshotError(f"learning state of {len(data)} bytes cannot be read ({error})") from error
     if not isinstance(state, dict):
-        raise ModelError(f"learning state is a {type(state).__name__}, expected named parts")
+        raise SnapshotError(f"learning state is a {type(state).__name__}, expected named parts")
     return state
 
 
