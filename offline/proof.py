@@ -24,8 +24,8 @@ from streams.frames import Frame, FrameCodec
 from streams.headers import POSITION, header
 from streams.prediction import position_text
 from streams.producer import partition_of
-from streams.serving import versions_text
 from streams.topics import PipelineTopics
+from streams.versions import CHAMPION, NO_SNAPSHOT, versions_text
 
 
 @dataclass
@@ -131,5 +131,11 @@ class Proof:
 
 def _versions(value: bytes) -> str:
     prediction: dict[str, Any] = json.loads(value)
-    (part,) = prediction["parts"].values()
-    return versions_text(part["version"], prediction["pipeline_version"])
+    champion = next(iter(prediction["parts"].values()))  # stands first
+    snapshot = prediction.get("snapshot")
+    return versions_text(
+        champion["version"],
+        prediction["pipeline_version"],
+        prediction.get("mode", CHAMPION),
+        NO_SNAPSHOT if snapshot is None else snapshot,
+    )

@@ -18,6 +18,7 @@ from streams.hop import Hop
 from streams.metrics import Metrics
 from streams.predict_road import EntityStage, Ingest, Onward, Publishing
 from streams.prediction import Answers
+from streams.served import JoinHop, ServedCodec
 from streams.serving import Serving
 from streams.settings import Settings
 from streams.topics import PipelineTopics
@@ -124,7 +125,10 @@ def _hop(ground: Ground, number: int) -> Hop:
 
 
 def _answers(ground: Ground) -> Answers:
-    return Answers(ground.pipeline, ground.serving, ground.topics.predictions, ground.topics.events.name)
+    pipeline, topics = ground.pipeline, ground.topics
+    learn = topics.learn
+    join = None if learn is None else JoinHop(learn.hop_join, ServedCodec(pipeline), pipeline.version)
+    return Answers(pipeline, ground.serving, topics.predictions, topics.events.name, join)
 
 
 def dead_letter_writer(

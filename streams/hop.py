@@ -28,6 +28,9 @@ class Hop:
         """What a stage that sends along this hop pins: no model has a say here."""
         return json.dumps({"pipeline": self.pipeline_version})
 
+    async def ready(self, versions: str) -> None:
+        """Nothing: a hop needs no models."""
+
     def messages(self, frame: Frame, upstream: str, versions: str) -> list[Outgoing]:
         """The frame as one or more records for each partition. `upstream` names the partition its rows come from."""
         headers = [

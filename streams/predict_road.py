@@ -82,6 +82,10 @@ class Onward(Protocol):
         """The versions in force, as canonical JSON, which the store pins to the batch."""
         ...
 
+    async def ready(self, versions: str) -> None:
+        """Have at hand what these versions name. Raises `OperatorError` where that cannot be."""
+        ...
+
     def messages(self, frame: Frame, upstream: str, versions: str) -> list[Outgoing]:
         """The messages that the rows become, under these versions."""
         ...
@@ -142,6 +146,7 @@ class EntityStage:
         claim = await self.store.claim(self.batches.claim(memory, work, self.onward.versions()))  # 3
         if isinstance(claim, Refused):
             return self._refused(claim)
+        await self.onward.ready(claim.versions)
         work = self.batches.cut(memory, work, records, claim)
         timer.done("claim")
         computed = self.batches.compute(memory, work, claim)  # 4

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +10,8 @@ from features.feature_set import FeatureMatrix
 from features.plan import Floats
 from models.pipeline import Pipeline
 from models.scoring import Flags
+from streams.serving import InService
+from streams.versions import read_versions, versions_text
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,11 @@ class NumberedServing:
     number: int
 
     def versions(self) -> str:
-        return json.dumps({"model": self.number, "pipeline": self.pipeline.version})
+        return versions_text(str(self.number), self.pipeline.version)
 
-    def scorer(self, versions: str) -> Numbered:
-        return Numbered(self.pipeline, json.loads(versions)["model"])
+    async def ready(self, versions: str) -> None:
+        """Every model is at hand."""
+
+    def pinned(self, versions: str) -> InService:
+        pinned = read_versions(versions)
+        return InService(versions, Numbered(self.pipeline, int(pinned.model)), pinned.mode, pinned.snapshot)

@@ -22,7 +22,7 @@ from tests.recorded_order import assert_as_recorded
 NO_MODELS = Path("no-models-here")
 
 # What a prediction owes to the model that made it: the rest is the event's and the windows'.
-OF_THE_MODEL = ("score", "decision", "parts", "threshold", "flags")
+OF_THE_MODEL = ("score", "decision", "parts", "threshold", "threshold_version", "flags")
 
 
 def assert_undisturbed(world: World) -> None:

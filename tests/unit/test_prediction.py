@@ -36,6 +36,7 @@ KEYS = [
         "score",
         "decision",
         "threshold",
+        "threshold_version",
         "parts",
         "pipeline_version",
         "features",
@@ -77,11 +78,12 @@ def test_a_prediction_says_everything_it_was_made_from(tmp_path):
         "score": 0.25,
         "decision": False,
         "threshold": 0.5,
+        "threshold_version": version,
         "parts": {"fallback": {"score": 0.25, "weight": 1.0, "version": version}},
         "pipeline_version": pipeline.version,
         "features": {"amount": 12.5, "country": "DE", "customer_amount_mean_1h": None, "shop_count_1d": 0.0},
         "ages_s": {"customer": None, "shop": None},
-        "flags": ["fallback"],
+        "flags": ["fallback", "missing"],  # no earlier order to take a mean of
         "arrived_ms": 1_714_557_600_500,
         "position": f"orders.events@{topic_digest('orders.events@memory'):08x}/0/0",
     }
@@ -242,7 +244,7 @@ def test_a_category_that_the_model_never_saw_is_flagged_and_a_missing_one_is_not
     pipeline = orders(["amount", categorical("country")])
     with_model(pipeline, tmp_path, categories=("DE", "FR"))
     known, strange, missing = answered(pipeline, tmp_path, {}, {"country": "XX"}, {"country": None})
-    assert [one["flags"] for one in (known, strange, missing)] == [[], ["unseen_category"], []]
+    assert [one["flags"] for one in (known, strange, missing)] == [[], ["unseen_category"], ["missing"]]
     assert strange["score"] == missing["score"]
     assert strange["features"]["country"] == "XX"
 

@@ -12,7 +12,9 @@ import pytest
 
 from features.errors import ModelError, OperatorError
 from models.model_store import ModelStore
+from models.scoring import Scorer
 from streams.serving import KEPT_SCORERS, Serving
+from streams.versions import versions_text
 from tests.shop_events import orders
 from tests.small_models import save_model
 
@@ -31,6 +33,12 @@ def always_time_for_a_look(monkeypatch):
     monkeypatch.setattr("streams.serving.time.monotonic", lambda: 100.0 * next(seconds))
 
 
+def scorer(serving: Serving, versions: str) -> Scorer:
+    """The model of pinned versions, as the road asks for it."""
+    asyncio.run(serving.ready(versions))
+    return serving.pinned(versions).champion
+
+
 def test_the_fallback_answers_until_a_model_is_promoted(models):
     serving = Serving(PIPELINE, models)
     before = serving.versions()
@@ -40,8 +48,13 @@ def test_the_fallback_answers_until_a_model_is_promoted(models):
     assert serving.versions() == before  # saved is not promoted
     models.promote("orders", version)
     asyncio.run(serving.look())
-    assert json.loads(serving.versions()) == {"model": version, "pipeline": PIPELINE.version}
-    assert serving.scorer(serving.versions()).version == version
+    assert json.loads(serving.versions()) == {
+        "mode": "champion",
+        "model": version,
+        "pipeline": PIPELINE.version,
+        "snapshot": -1,
+    }
+    assert serving.pinned(serving.versions()).champion.version == version
 
 
 def test_versions_are_canonical_so_that_equal_ones_are_equal_bytes(models):
@@ -57,14 +70,14 @@ def test_a_pinned_batch_gets_its_version_from_memory_or_from_the_files(models):
     models.promote("orders", second)
     asyncio.run(old.look())
     assert old.in_service == second
-    assert old.scorer(pinned).version == first
-    assert Serving(PIPELINE, models).scorer(pinned).version == first  # after a restart
+    assert scorer(old, pinned).version == first
+    assert scorer(Serving(PIPELINE, models), pinned).version == first  # after a restart
 
 
 def test_a_batch_pinned_to_the_fallback_gets_it_after_a_promotion_and_a_restart(models):
     pinned = Serving(PIPELINE, models).versions()
     models.promote("orders", save_model(models, PIPELINE))
-    assert Serving(PIPELINE, models).scorer(pinned).name == "fallback"
+    assert scorer(Serving(PIPELINE, models), pinned).name == "fallback"
 
 
 def test_a_batch_pinned_to_another_pipeline_version_is_refused_with_both_names(models):
@@ -72,14 +85,14 @@ def test_a_batch_pinned_to_another_pipeline_version_is_refused_with_both_names(m
     with pytest.raises(
         OperatorError, match=rf"pipeline version 0000, this worker runs {PIPELINE.version}: start"
     ):
-        Serving(PIPELINE, models).scorer(pinned)
+        scorer(Serving(PIPELINE, models), pinned)
 
 
 def test_a_pinned_version_that_is_gone_is_an_error_with_its_name(models):
     version = save_model(models, PIPELINE)
     shutil.rmtree(models.folder / "orders" / version)
     with pytest.raises(ModelError, match=version):
-        Serving(PIPELINE, models).scorer(json.dumps({"model": version, "pipeline": PIPELINE.version}))
+        scorer(Serving(PIPELINE, models), versions_text(version, PIPELINE.version))
 
 
 def test_a_champion_that_cannot_be_used_is_reported_once_and_the_old_one_stays(models, caplog):
@@ -107,6 +120,6 @@ def test_few_scorers_are_kept_and_a_forgotten_one_is_loaded_again(models):
     versions = [save_model(models, PIPELINE, seed) for seed in range(1, KEPT_SCORERS + 3)]
     serving = Serving(PIPELINE, models)
     for version in [*versions, versions[0]]:
-        pinned = json.dumps({"model": version, "pipeline": PIPELINE.version})
-        assert serving.scorer(pinned).version == version
-        assert len(serving._scorers) <= KEPT_SCORERS
+        assert scorer(serving, versions_text(version, PIPELINE.version)).version == version
+        assert len(serving._models) <= KEPT_SCORERS
+        assert len(serving._kept) <= KEPT_SCORERS
