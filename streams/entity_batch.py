@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import mmh3
 import numpy as np
@@ -19,6 +20,7 @@ from features.store import NOTHING_APPLIED, Claim, Claimed, Commit, Loaded, Part
 from streams import flags
 from streams.batch import Record
 from streams.frames import Frame, FrameCodec
+from streams.label_frames import LabelFrameCodec
 from streams.taken import Taken, take
 
 # Event ids are remembered for the horizon of the watermark and two before it, so that an event of the horizon before the
@@ -34,6 +36,8 @@ POSITION = np.dtype([("partition", ">u4"), ("offset", ">i8")])
 # The watermark of a partition before its first event: event times may lie before 1970.
 NO_EVENT_US = -(2**62)
 
+
+_NO_ROWS: Ints = np.zeros(0, np.int64)
 
 # The stage of a pipeline without windows: it drops repeated ids, and its rows are spread by their event id.
 NO_ENTITY = EntityPlan("event", (), (), (), (), (), ())
@@ -78,6 +82,12 @@ class Work:
     keys: Sequence[str | None]
     checked: Ints
     watermark_us: int
+
+    @property
+    def entities(self) -> Sequence[str | None]:
+        """The keys of its events and of its label rows."""
+        labels = self.taken.labels
+        return self.keys if labels is None else [*self.keys, *labels.rows.keys]
 
 
 @dataclass(frozen=True)
@@ -134,15 +144,14 @@ class EntityBatches:
         None: they do not fit beside those of the batches in flight, which have to be finished first.
         """
         taken = self._taken(memory, records)
-        keys = self._keys(taken)
-        if memory.state.fits(keys):
-            return self._work(memory, taken, keys)
+        work = self._work(memory, taken, self._keys(taken))
+        if memory.state.fits(work.entities):
+            return work
         if memory.in_flight:
             return None
         if len(records) == 1:
-            raise SettingError(
-                "hot_entities", self.capacity, f"at least {len(set(keys))}: one record names so many"
-            )
+            needed = len(set(work.entities))
+            raise SettingError("hot_entities", self.capacity, f"at least {needed}: one record names so many")
         return self.take(memory, records[: len(records) // 2])
 
     def cut(self, memory: Memory, work: Work, records: Sequence[Record], claim: Claimed) -> Work:
@@ -163,29 +172,33 @@ class EntityBatches:
             work.taken.last,
             versions,
             self.plan.entity,
-            memory.state.missing(work.keys),
+            memory.state.missing(work.entities),
             *self._ids(work),
             memory.taken if memory.in_flight else NOTHING_APPLIED,
         )
 
     def compute(self, memory: Memory, work: Work, claim: Claimed) -> Computed:
         """Step 4: drop repeated events, work out the features of the others, add them to the state."""
-        frame = work.taken.frame
-        if frame is None:
-            return Computed(self._empty(), np.zeros(0, np.int64), None, 0, 0)
-        kept = _kept(frame, work, claim)
-        going = replace(frame, upstream_offsets=work.taken.records, upstream_rows=work.taken.rows)
-        if len(kept) < len(frame):  # picking all rows would cost as much as a small batch's features
-            going = going.take(kept)
+        frame, labels = work.taken.frame, work.taken.labels
+        if frame is None and labels is None:
+            return Computed(self._empty(), _NO_ROWS, None, 0, 0)
+        kept = _NO_ROWS if frame is None else _kept(frame, work, claim)
+        going = self.codec.empty() if frame is None else _going(frame, work.taken, kept)
+        repeats = 0 if frame is None else len(frame) - len(kept)
         if not self.plan.outputs:
-            return Computed(going, kept, None, len(frame) - len(kept), claim.ids_dropped)
+            return Computed(going, kept, None, repeats, claim.ids_dropped)
         memory.state.load(claim.states)
         inputs, hashes = entity_inputs(self.plan, going.rows)
         keys = [work.keys[row] for row in kept]
-        entities = memory.state.update_batch(keys, going.rows.times_us, inputs, hashes)
+        columns = (keys, going.rows.times_us, inputs, hashes)
+        if labels is None:
+            entities = memory.state.update_batch(*columns)
+        else:
+            before = np.searchsorted(kept, work.taken.labels_before)  # of the rows that are no repeats
+            entities = memory.state.update_batch(*columns, labels=labels.rows, labels_before=before)
         late = np.where(entities.dropped > 0, flags.LATE, 0)
         going = going.with_entity(entities.features, entities.age_s, late)
-        return Computed(going, kept, entities, len(frame) - len(kept), claim.ids_dropped)
+        return Computed(going, kept, entities, repeats, claim.ids_dropped)
 
     def commit(self, memory: Memory, work: Work, computed: Computed) -> Commit:
         """What step 7 writes."""
@@ -220,7 +233,13 @@ class EntityBatches:
 
     def _taken(self, memory: Memory, records: Sequence[Record]) -> Taken:
         place = memory.partition.partition
-        return take(place, records, memory.taken, memory.seen, self.codec, self.most_rows)
+        known = (memory.taken, memory.seen)
+        return take(place, records, *known, self.codec, self.most_rows, self.label_codec)
+
+    @cached_property
+    def label_codec(self) -> LabelFrameCodec | None:
+        """Of the frames of label rows that come to this stage; None where the entity has no windows over labels."""
+        return LabelFrameCodec(self.plan) if self.plan.label_inputs else None
 
     def _keys(self, taken: Taken) -> list[str | None]:
         if taken.frame is None:
@@ -278,6 +297,13 @@ class EntityBatches:
         return self.codec.empty().with_entity(
             np.zeros((0, len(self.plan.outputs))), np.zeros(0), np.zeros(0, np.int64)
         )
+
+
+def _going(frame: Frame, taken: Taken, kept: Ints) -> Frame:
+    """The rows that go on, with the positions that they have in this topic."""
+    going = replace(frame, upstream_offsets=taken.records, upstream_rows=taken.rows)
+    # Picking all rows would cost as much as a small batch's features.
+    return going if len(kept) == len(frame) else going.take(kept)
 
 
 def _kept(frame: Frame, work: Work, claim: Claimed) -> Ints:

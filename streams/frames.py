@@ -14,7 +14,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -179,7 +179,17 @@ def topic_digest(source: str) -> int:
     return zlib.crc32(source.encode())
 
 
-def positions_after(frame: Frame, seen: Position) -> int:
+class Positioned(Protocol):
+    """Rows with their positions upstream, int64[n] each."""
+
+    @property
+    def upstream_offsets(self) -> Ints: ...
+
+    @property
+    def upstream_rows(self) -> Ints: ...
+
+
+def positions_after(frame: Positioned, seen: Position) -> int:
     """Index of the first row that stands after `seen`. Rows of one record are in the order of their positions.
 
     Example: rows (5, 0), (5, 3), (6, 0) after position (5, 0) begin at index 1.
@@ -187,7 +197,7 @@ def positions_after(frame: Frame, seen: Position) -> int:
     later = frame.upstream_offsets > seen.offset
     same = (frame.upstream_offsets == seen.offset) & (frame.upstream_rows > seen.row)
     after = np.flatnonzero(later | same)
-    return int(after[0]) if len(after) else len(frame)
+    return int(after[0]) if len(after) else len(frame.upstream_offsets)
 
 
 def opened(value: bytes, schema: pa.Schema) -> pa.RecordBatch:
