@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from features.schema import sensitive as sensitive
     from features.schema import unit as unit
     from features.windows import Entity as Entity
+    from models.blend import Blend as Blend
     from models.decision import CostMatrix as CostMatrix
     from models.decision import DailyCapacity as DailyCapacity
     from models.decision import Threshold as Threshold
@@ -50,6 +51,7 @@ _HOMES = {
     **dict.fromkeys(("DriftwoodError", "PipelineError"), "features.errors"),
     **dict.fromkeys(("known_later", "personal", "sensitive", "unit"), "features.schema"),
     "Entity": "features.windows",
+    "Blend": "models.blend",
     **dict.fromkeys(("CostMatrix", "DailyCapacity", "Threshold"), "models.decision"),
     "Label": "models.label",
     **dict.fromkeys(

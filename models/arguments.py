@@ -11,6 +11,7 @@ from features import calendar
 from features.elements import categorical, expression
 from features.schema import nearest, unit
 from features.windows import RULES, Entity
+from models.blend import Blend
 from models.decision import CostMatrix, DailyCapacity, Threshold
 from models.label import Label
 from models.learners import bounded_tree, river_model, scaled_linear, scaled_logistic
@@ -25,7 +26,7 @@ _LEARNERS = (bounded_tree, river_model, scaled_linear, scaled_logistic)
 _CALLED: Mapping[str, Callable[..., Any]] = {
     **{
         f"{made.__name__}.__init__": made
-        for made in (Pipeline, Entity, Label, LightGBM, Threshold, CostMatrix, DailyCapacity)
+        for made in (Pipeline, Entity, Label, Blend, LightGBM, Threshold, CostMatrix, DailyCapacity)
     },
     **{made.__name__: made for made in (categorical, expression, unit, *_LEARNERS)},
     **{name: getattr(calendar, name) for name in _CALENDAR},

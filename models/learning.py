@@ -23,7 +23,7 @@ import numpy as np
 from features.durations import duration_us
 from features.errors import DeveloperError, SnapshotError
 from features.plan import Floats, Ints
-from models.blend import CHAMPION, LEAST_JUDGED, Blend, FixedShare, pooled
+from models.blend import CHAMPION, LEAST_JUDGED, FixedShare, pooled
 from models.blend_scorer import SCORING_FORMAT
 from models.calibrator import Calibrator
 from models.decision import CostMatrix
@@ -85,7 +85,7 @@ class Learning:
     def __init__(self, pipeline: Pipeline) -> None:
         label = pipeline.label
         self._pipeline, self._kind = pipeline, label.kind
-        self._blend: Blend = getattr(pipeline, "blend", None) or Blend()
+        self._blend = pipeline.blend
         costs = pipeline.decide if isinstance(pipeline.decide, CostMatrix) else None
         classes = len(label.classes) or 2
         declared = self._blend.mature_after

@@ -6,7 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 from features.plan import Floats
-from models.metrics import SMALLEST_PROBABILITY
+
+# A probability of exactly 0 or 1 that was wrong would make the log loss infinite.
+SMALLEST_PROBABILITY = 1e-15
 
 Rows = npt.NDArray[np.bool_]
 

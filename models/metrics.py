@@ -9,9 +9,7 @@ import numpy.typing as npt
 from sklearn import metrics as sklearn_metrics
 
 from features.plan import Floats
-
-# A probability of exactly 0 or 1 that was wrong would make the log loss infinite.
-SMALLEST_PROBABILITY = 1e-15
+from models.losses import SMALLEST_PROBABILITY
 
 
 def measure(

@@ -18,6 +18,7 @@ from features.event_times import DEFAULT_EARLIEST
 from features.expressions import Expression, parse_expression
 from features.feature_set import FeatureSet
 from features.schema import Kind, is_name
+from models.blend import Blend
 from models.decision import CostMatrix, DailyCapacity, DecisionRule, Threshold
 from models.label import Label
 from models.learners import checked_learners
@@ -42,6 +43,7 @@ class Pipeline:
       (default `Threshold(0.5)` for a binary label, else none).
     - `online`: what learns from every label as it comes, beside the batch model: `[scaled_logistic(), bounded_tree()]`,
       or any estimator of River in `river_model(…)`; the order is that of the parts of a score (default: none).
+    - `blend`: how they and the batch model become one score (default `Blend()`, which suits most).
     - `batch`: the model; `fallback`: the score while there is none (a number, one for each class, or an expression
       of the features; default: no opinion).
     - `time_unit` ("s", "ms", "us") for a number as event time; `time_zone` for clock times without an offset.
@@ -75,6 +77,7 @@ class Pipeline:
     decide: DecisionRule | None
     batch: LightGBM
     online: tuple[LearnerSpec, ...]
+    blend: Blend
     fallback: Fallback
     decided: str
     version: str
@@ -91,6 +94,7 @@ class Pipeline:
         decide: DecisionRule | None = None,
         batch: LightGBM | None = None,
         online: Sequence[LearnerSpec] = (),
+        blend: Blend | None = None,
         fallback: float | str | Sequence[float] | None = None,
         decided: str = "at the event time",
         time_unit: str | None = None,
@@ -109,6 +113,8 @@ class Pipeline:
             )
         if batch is not None and not isinstance(batch, LightGBM):
             raise PipelineError(f"{place}, batch", f"{batch!r}", "a model such as LightGBM(rounds=200)")
+        if blend is not None and not isinstance(blend, Blend):
+            raise PipelineError(f"{place}, blend", f"{blend!r}", "settings such as Blend(floor=0.2)")
         declared = Declared(
             place,
             event,
@@ -134,6 +140,7 @@ class Pipeline:
         put(self, "decide", _decision(decide, label, f"{place}, decide"))
         put(self, "batch", batch if batch is not None else LightGBM())
         put(self, "online", checked_learners(online, label, f"{place}, online"))
+        put(self, "blend", blend if blend is not None else Blend())
         put(self, "fallback", _fallback(fallback, label, feature_set, f"{place}, fallback"))
         put(self, "decided", decided)
         put(self, "version", self._version())
@@ -163,6 +170,7 @@ class Pipeline:
         }
         if self.online:
             content["online"] = [learner.identity for learner in self.online]
+            content["blend"] = repr(self.blend)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
