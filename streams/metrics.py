@@ -144,6 +144,8 @@ class StageCounters:
     repeats: prometheus_client.Counter
     forgotten: prometheus_client.Counter
     late: prometheus_client.Counter
+    labels: prometheus_client.Counter
+    late_labels: prometheus_client.Counter
 
 
 class Metrics:
@@ -168,6 +170,12 @@ class Metrics:
         )
         self.late = self._counter(
             "driftwood_late_events", "Events too late for at least one window.", "stage"
+        )
+        self.labels = self._counter(
+            "driftwood_label_rows", "Rows of labels taken into windows over labels.", "stage"
+        )
+        self.late_labels = self._counter(
+            "driftwood_late_label_rows", "Tiles that a label row was too late for.", "stage"
         )
         self.dead = self._counter("driftwood_dead_letters", "Records that could not be used.", "reason")
         self.unknown = self._counter(
@@ -197,7 +205,8 @@ class Metrics:
     def stage(self, stage: str) -> StageCounters:
         """What is counted at every batch of a stage."""
         families = (self.events, self.rows, self.copies, self.repeats, self.forgotten, self.late)
-        return StageCounters(*(family.labels(stage) for family in families))
+        over_labels = (self.labels, self.late_labels)
+        return StageCounters(*(family.labels(stage) for family in (*families, *over_labels)))
 
     def timer(self, stage: str) -> StepTimer:
         """A timer for one batch of a stage."""

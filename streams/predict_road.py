@@ -194,10 +194,12 @@ class EntityStage:
         counters.copies.inc(taken.copies)
         counters.repeats.inc(computed.repeats)
         counters.forgotten.inc(computed.ids_dropped)
+        counters.labels.inc(0 if taken.labels is None else len(taken.labels))
         self.metrics.dead_letters(letter.reason for letter in taken.dead)
         self.metrics.sizes.observe_one((self.name,), float(rows))
         if computed.entities is not None:
             counters.late.inc(int((computed.entities.dropped > 0).sum()))
             self.metrics.age.observe((self.name,), computed.entities.age_s)
+            counters.late_labels.inc(computed.entities.labels_dropped)
         if self.answers:
             self.metrics.answered(computed.frame.arrived_ms)
