@@ -184,6 +184,15 @@ class Metrics:
         self.refused = self._counter(
             "driftwood_refused_batches", "Batches that the store refused.", "stage", "why"
         )
+        self.outcomes = self._counter(
+            "driftwood_outcomes", "What became of events and labels, by the name of the outcome.", "outcome"
+        )
+        self.labels_stalled = prometheus_client.Gauge(
+            "driftwood_labels_stalled",
+            "1 while the label feed is silent: nothing times out then.",
+            ("partition",),
+            registry=registry,
+        )
         self.errors = self._counter("driftwood_server_errors", "Errors talking to a server.", "server")
         self.sizes = self._histogram("driftwood_batch_rows", "Rows of a batch.", SIZE_BOUNDS, "stage")
         self.steps = self._histogram(
@@ -216,6 +225,12 @@ class Metrics:
         """Count dead letters by reason."""
         for reason, count in Counter(reasons).items():
             self.dead.labels(reason).inc(count)
+
+    def outcomes_settled(self, kinds: Mapping[str, int]) -> None:
+        """Count outcomes by name."""
+        for kind, count in kinds.items():
+            if count:
+                self.outcomes.labels(kind).inc(count)
 
     def unknown_fields(self, names: Mapping[str, int]) -> None:
         """Count fields that the pipeline does not know; names beyond `MAX_FIELD_SERIES` are counted as (others)."""

@@ -254,6 +254,38 @@ class Settings(BaseSettings):
         le=1 << 44,
     )
 
+    # ---- labels
+    ledger_hot: Duration = setting(
+        timedelta(days=7),
+        "Labels",
+        "For how long, in event time, what was served waits for its label in memory and in Redis, if the label's horizon is "
+        "not shorter. Older predictions are read back from the archive when a label comes.",
+        "Fewer reads of the archive; some 0.5 KB of memory and of Redis for each event of that time.",
+        ge=timedelta(minutes=1),
+        le=timedelta(days=3650),
+    )
+    ledger_rows: int = setting(
+        1_000_000,
+        "Labels",
+        "Predictions of one partition that wait for their labels whole. Of more, the oldest go to the archive first. Of all "
+        "rows together, with those in the archive and those settled, there are at most eight times as many: beyond, the "
+        "oldest are outcomes `expired`.",
+        "Busier streams and longer horizons are covered; some 0.5 KB of memory and of Redis each.",
+        unit="predictions",
+        ge=1000,
+        le=1_000_000_000,
+    )
+    label_silence: Duration = setting(
+        timedelta(hours=1),
+        "Labels",
+        "After this long without any label the feed counts as stalled: then nobody is taken for a negative because no label "
+        "came, and learning freezes.",
+        "Feeds that come in batches (once a day) need more than their pause; a real stall is noticed later. Until then "
+        "nothing times out beyond the newest label all the same.",
+        ge=timedelta(seconds=10),
+        le=timedelta(days=365),
+    )
+
     # ---- life of a worker
     commit_interval: Duration = setting(
         timedelta(seconds=1),
