@@ -13,10 +13,11 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from itertools import count
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from features.errors import OperatorError, SnapshotError, StoreError, UnreachableError
 from features.feature_set import FeatureMatrix
+from models.blend_scorer import BlendScorer
 from models.champion import ChampionWatch, Refused
 from models.fallback import FallbackScorer
 from models.model_store import ModelStore
@@ -24,9 +25,6 @@ from models.pipeline import Pipeline
 from models.scoring import Scored, Scorer
 from streams.snapshot_watch import Snapshot, SnapshotFeed, SnapshotWatch
 from streams.versions import CHAMPION, FALLBACK, NO_SNAPSHOT, Versions, read_versions, versions_text
-
-if TYPE_CHECKING:
-    from models.blend_scorer import BlendScorer
 
 log = logging.getLogger(__name__)
 
@@ -151,8 +149,6 @@ class Serving:
         text = self._text(model, mode, snapshot)
         if snapshot is None:
             return InService(text, model, mode)
-        from models.blend_scorer import BlendScorer  # noqa: PLC0415
-
         blend = BlendScorer(self._pipeline, model, snapshot.scoring, mode)
         return InService(text, model, mode, snapshot.version, blend)
 

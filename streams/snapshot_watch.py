@@ -11,9 +11,9 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from features.errors import SnapshotError, StoreError, UnreachableError
-from features.snapshot_store import SnapshotReader
 from models.pipeline import Pipeline
 from models.snapshot import Unsealed, read_snapshot
 
@@ -23,6 +23,18 @@ SCORING = "scoring"
 """What the part of a snapshot that scorers read is sealed as."""
 
 
+class ScoringReader(Protocol):
+    """What a scorer asks of the snapshot store. Raises `UnreachableError` and `StoreError` as that does."""
+
+    async def latest(self, pipeline: str) -> int | None:
+        """The newest version, or None before the first."""
+        ...
+
+    async def scoring(self, pipeline: str, version: int) -> bytes | None:
+        """The sealed bytes; None: this version is not kept any more."""
+        ...
+
+
 @dataclass(frozen=True)
 class SnapshotFeed:
     """What a worker of a pipeline that learns hears of the learner and of the operator.
@@ -30,7 +42,7 @@ class SnapshotFeed:
     `key` signs snapshots. `mode` gives the serve mode in force: "blend", "champion" or "fallback".
     """
 
-    store: SnapshotReader
+    store: ScoringReader
     key: bytes
     mode: Callable[[], str]
 

@@ -19,7 +19,7 @@ def save_model(
     store: ModelStore, pipeline: Pipeline, seed: int = 1, categories: Sequence[str] = ("DE", "FR")
 ) -> str:
     """Train on 300 random rows, save, and return the version."""
-    matrix = _rows(pipeline, seed, categories)
+    matrix = random_rows(pipeline, seed, categories)
     label, classes = pipeline.label, len(pipeline.label.classes)
     targets = np.nan_to_num(matrix.values).sum(axis=1) % (classes or 2)
     targets = targets if label.kind == "regression" else np.floor(targets)
@@ -53,7 +53,8 @@ def save_model(
     return store.save(fitted.text, card)
 
 
-def _rows(pipeline: Pipeline, seed: int, categories: Sequence[str]) -> FeatureMatrix:
+def random_rows(pipeline: Pipeline, seed: int, categories: Sequence[str] = ("DE", "FR")) -> FeatureMatrix:
+    """300 made-up rows of the pipeline's features."""
     source = np.random.default_rng(seed)
     features = pipeline.feature_set.features
     values = source.uniform(0.0, 100.0, (300, len(features)))

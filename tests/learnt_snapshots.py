@@ -1,0 +1,77 @@
+"""Snapshots as a learner would publish them, each of learners that have learnt something else, and where scorers find them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from features.errors import UnreachableError
+from models.blend import CHAMPION
+from models.blend_scorer import SCORING_FORMAT
+from models.pipeline import Pipeline
+from models.snapshot import seal
+from models.state_bytes import pack_state
+from streams.snapshot_watch import SCORING, SnapshotFeed
+from tests.small_models import random_rows
+
+KEY = b"a key of thirty-two bytes, or so"
+
+
+def scoring(pipeline: Pipeline, seed: int, weights: Mapping[str, float] | None = None) -> bytes:
+    """What scorers read: learners that were taught by `seed`, all parts with one weight unless `weights` says otherwise."""
+    parts = {}
+    for spec in pipeline.online:
+        learner = spec.make(pipeline)
+        matrix = random_rows(pipeline, seed)
+        codes = np.random.default_rng(seed).integers(0, 2, len(matrix)).astype(np.float64)
+        learner.learn(matrix, codes)
+        parts[spec.name] = learner.scoring_bytes()
+    equal = 1.0 / (1 + len(parts))
+    state = {
+        "format": SCORING_FORMAT,
+        "pool": "logit",
+        "weights": dict(weights or dict.fromkeys([CHAMPION, *parts], equal)),
+        "calibrator": None,
+        "learners": parts,
+    }
+    return pack_state(state)
+
+
+@dataclass
+class Shelf:
+    """Snapshots by version; `away`: the store does not answer; `mode`: what the operator has switched to."""
+
+    pipeline: Pipeline
+    sealed: dict[int, bytes] = field(default_factory=dict)
+    away: bool = False
+    mode: str = "blend"
+    asked: int = 0
+
+    @property
+    def feed(self) -> SnapshotFeed:
+        """As a worker has it."""
+        return SnapshotFeed(self, KEY, lambda: self.mode)
+
+    def publish(self, version: int, **more: object) -> bytes:
+        """One more snapshot, learnt by its version."""
+        payload = scoring(self.pipeline, version, **more)  # type: ignore[arg-type]
+        self.sealed[version] = seal(SCORING, version, self.pipeline.feature_set.hash, payload, KEY)
+        return self.sealed[version]
+
+    async def latest(self, pipeline: str) -> int | None:
+        """The newest version."""
+        self._answer(pipeline)
+        return max(self.sealed, default=None)
+
+    async def scoring(self, pipeline: str, version: int) -> bytes | None:
+        """Its bytes."""
+        self._answer(pipeline)
+        self.asked += 1
+        return self.sealed.get(version)
+
+    def _answer(self, pipeline: str) -> None:
+        assert pipeline == self.pipeline.name
+        if self.away:
+            raise UnreachableError("Redis", "redis_url", "redis://x", "gone")
