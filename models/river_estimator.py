@@ -61,6 +61,12 @@ def learns_many(estimator: Any) -> bool:
     return hasattr(estimator, "learn_many")
 
 
+def has_probabilities(estimator: Any) -> bool:
+    """False for a classifier that only names a class."""
+    own = getattr(type(last_step(estimator)), "predict_proba_one", None)
+    return own is not base.Classifier.predict_proba_one
+
+
 def fresh(estimator: Any, seed: int) -> Any:
     """A clone that has learnt nothing, with every seed that was left open set."""
     parameters = estimator._get_params()  # noqa: SLF001  # what clone itself begins with

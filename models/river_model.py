@@ -13,9 +13,9 @@ import pandas as pd
 from features.errors import ModelError, SnapshotError
 from features.feature_set import FeatureMatrix
 from features.plan import Floats
-from models.online_input import OnlineInput, Seen
+from models.online_input import LARGEST, OnlineInput, Seen
 from models.online_model import labelled
-from models.river_estimator import fresh, last_step
+from models.river_estimator import fresh, has_probabilities, last_step
 from models.river_pickle import pickled, unpickled_from
 from models.snapshot import pack, unpack
 
@@ -28,12 +28,27 @@ Row = Mapping[str, float | str]
 
 
 class RiverScorer:
-    """River's own estimator, asked row by row; it never learns here."""
+    """River's own estimator, asked row by row; it never learns here.
 
-    def __init__(self, spec: RiverLearner, label: Label, estimator: Any, encoding: OnlineInput) -> None:
+    An estimator that has answers but no probabilities (passive-aggressive, perceptrons) gets some: `votes` float64[K, K]
+    counts how often each answer, given before the label was learnt, met each class. A bare 0 or 1 would be an infinite
+    loss at the first mistake.
+    """
+
+    def __init__(
+        self,
+        spec: RiverLearner,
+        label: Label,
+        estimator: Any,
+        encoding: OnlineInput,
+        votes: Floats | None = None,
+    ) -> None:
         self.spec, self.label = spec, label
         self.estimator, self.encoding = estimator, encoding
         self._classes = {"binary": 2, "regression": 1}.get(label.kind, len(label.classes))
+        # Begins with one label of every class for every answer: nothing is known of an answer that was never given.
+        self.votes = np.ones((self._classes, self._classes)) if votes is None else votes
+        self.bare = label.kind != "regression" and not has_probabilities(estimator)
 
     def score(self, matrix: FeatureMatrix) -> Floats:
         """float64[n], or float64[n, K]; NaN for a row on which the estimator fails."""
@@ -54,7 +69,7 @@ class RiverScorer:
     def to_bytes(self) -> bytes:
         """The estimator's pickle, and its encoding."""
         fields, arrays = self.encoding.state()
-        return pack({"input": fields, "estimator": pickled(self.estimator)}, arrays)
+        return pack({"input": fields, "estimator": pickled(self.estimator)}, {**arrays, "votes": self.votes})
 
     @classmethod
     def loaded(cls, spec: RiverLearner, pipeline: Pipeline, data: bytes) -> RiverScorer:
@@ -62,14 +77,18 @@ class RiverScorer:
         fields, arrays = unpack(data)
         try:
             encoding = OnlineInput.restored(fields["input"], arrays)
-            return cls(spec, pipeline.label, unpickled_from(data, fields["estimator"]), encoding)
+            estimator = unpickled_from(data, fields["estimator"])
+            return cls(spec, pipeline.label, estimator, encoding, arrays["votes"].copy())
         except (KeyError, TypeError, ValueError) as error:
             raise SnapshotError(f"the state of {spec.name} does not fit together: {error!r}") from error
 
     def _one(self, row: Row) -> Any:
         if self.label.kind == "regression":
             return self.estimator.predict_one(row)
-        found = self._shares(row)
+        if self.bare:
+            counted = self.votes[self.answer(row)]
+            return counted / counted.sum()
+        found: Mapping[Any, float] = self.estimator.predict_proba_one(row)
         codes: list[Any] = [False, True] if self.label.kind == "binary" else list(range(self._classes))
         shares = np.array([found.get(code, 0.0) for code in codes], np.float64)
         total = shares.sum()
@@ -77,13 +96,9 @@ class RiverScorer:
             return np.full(len(shares), 1.0 / len(shares))
         return shares / total
 
-    def _shares(self, row: Row) -> Mapping[Any, float]:
-        try:
-            found: Mapping[Any, float] = self.estimator.predict_proba_one(row)
-        except NotImplementedError:  # it has no probabilities, only answers
-            answer = self.estimator.predict_one(row)
-            return {} if answer is None else {answer: 1.0}
-        return found
+    def answer(self, row: Row) -> int:
+        """The class that the estimator names; the first one while it knows none."""
+        return int(self.estimator.predict_one(row) or 0)
 
 
 class RiverModel:
@@ -151,6 +166,8 @@ class RiverModel:
             estimator.learn_many(pd.DataFrame(rows).fillna(0.0), pd.Series(targets), **weighted)
             return
         for row, target, weight in zip(rows, targets, weights.tolist(), strict=True):
+            if self._scorer.bare:
+                self._scorer.votes[self._scorer.answer(row), int(target)] += 1.0
             if plain:
                 estimator.learn_one(row, target)
             else:
@@ -184,6 +201,8 @@ def as_they_are(matrix: FeatureMatrix) -> Iterator[Row]:
         row: dict[str, float | str] = {}
         for column, name in enumerate(matrix.names):
             value = texts[column][at] if column in texts else numbers[column]
-            if isinstance(value, str) or (value is not None and math.isfinite(value)):
+            if isinstance(value, str):
                 row[name] = value
+            elif value is not None and math.isfinite(value):
+                row[name] = min(max(value, -LARGEST), LARGEST)  # its square must still be a number
         yield row
