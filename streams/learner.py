@@ -71,6 +71,7 @@ class LearnMemory:
     in_flight: tuple[int, ...] = ()
     state: Held = field(default_factory=Held)
     publishing: asyncio.Task[None] | None = None
+    later: asyncio.TimerHandle | None = None  # the next snapshot, when it is not time yet
     began_s: float = float("-inf")  # the newest snapshot, by the stage's clock
     published_s: float = 0.0
     refused: Refused | None = None
@@ -240,19 +241,18 @@ class LearnStage:
 
     def _publish_when_due(self, memory: LearnMemory) -> None:
         """Begin a snapshot now, or when the second is over; never while one is under way."""
-        if not memory.behind or memory.publishing is not None or memory.refused is not None:
+        if not memory.behind or memory.publishing or memory.later or memory.refused:
             return
         wait_s = memory.began_s + self.publish_every_s - self.clock()
         if wait_s <= 0:
             self._publish(memory)
         else:
-            memory.publishing = asyncio.create_task(self._publish_after(memory, wait_s))
-
-    async def _publish_after(self, memory: LearnMemory, wait_s: float) -> None:
-        await asyncio.sleep(wait_s)
-        await self._publish_once(memory)
+            memory.later = asyncio.get_running_loop().call_later(wait_s, self._publish, memory)
 
     def _publish(self, memory: LearnMemory) -> None:
+        if memory.later is not None:
+            memory.later.cancel()
+        memory.later = None
         memory.publishing = asyncio.create_task(self._publish_once(memory))
 
     async def _publish_once(self, memory: LearnMemory) -> None:
