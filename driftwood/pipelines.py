@@ -17,10 +17,9 @@ Progress = Callable[[str, float], None]
 
 
 def topics_of(pipeline: Pipeline, settings: Settings) -> PipelineTopics:
-    """The topics of a pipeline: one hop for each of its stages."""
-    return pipeline_topics(
-        pipeline.name, [plan.entity for plan in stage_plans(pipeline.feature_set)], settings
-    )
+    """The topics of a pipeline: one hop for each of its stages, and those of the learn road where it learns."""
+    entities = [plan.entity for plan in stage_plans(pipeline.feature_set)]
+    return pipeline_topics(pipeline.name, entities, settings, learns=pipeline.learns)
 
 
 def example_files(reference: str, settings: Settings, progress: Progress | None = None) -> tuple[Path, Path]:

@@ -23,6 +23,7 @@ from streams.predict_road import EntityStage, Publishing
 from streams.producer import Outgoing, partition_of
 from streams.serving import Serving
 from streams.settings import Settings
+from streams.snapshot_watch import SnapshotFeed
 from streams.stage import Stage
 from streams.topics import pipeline_topics
 from streams.worker import Stages
@@ -138,7 +139,8 @@ class Road:
     """The predict road of a pipeline over a log in memory, with any store: one worker that runs all stages.
 
     `log` is shared with other workers, or made. `reads` is a log to read hop topics from instead: a recorded order.
-    `publisher` writes to the log. `capacity` stands for `hot_entities`, which does not go below 1,000.
+    `publisher` writes to the log. `capacity` stands for `hot_entities`, which does not go below 1,000. `feed` is where
+    the worker of a pipeline that learns hears of snapshots.
     """
 
     def __init__(
@@ -152,17 +154,18 @@ class Road:
         reads: Log | None = None,
         publisher: Publishing | None = None,
         capacity: int | None = None,
+        feed: SnapshotFeed | None = None,
         **settings: Any,
     ) -> None:
         self.pipeline, self.store = pipeline, store
         chosen = Settings(partitions=partitions, **settings)
         entities = [plan.entity for plan in stage_plans(pipeline.feature_set)]
-        self.topics = pipeline_topics(pipeline.name, entities, chosen)
+        self.topics = pipeline_topics(pipeline.name, entities, chosen, learns=pipeline.learns)
         self.log = log or Log({topic.name: topic.partitions for topic in self.topics})
         self.reads = reads or self.log
         self.metrics = Metrics(CollectorRegistry(), clock=lambda: 0.0, now_ms=lambda: 0.0)
         identities = dict.fromkeys(self.log.partitions, "memory")
-        self.serving = Serving(pipeline, ModelStore(models))
+        self.serving = Serving(pipeline, ModelStore(models), feed)
         ground = Ground(
             pipeline,
             chosen,

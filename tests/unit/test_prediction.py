@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 from pathlib import Path
@@ -10,14 +11,28 @@ from typing import Any
 import numpy as np
 import pytest
 
-from driftwood import CostMatrix, DailyCapacity, Entity, Label, Threshold, categorical
+from driftwood import (
+    CostMatrix,
+    DailyCapacity,
+    Entity,
+    Label,
+    Threshold,
+    bounded_tree,
+    categorical,
+    scaled_linear,
+    scaled_logistic,
+)
 from features.memory_store import MemoryStore
 from models.model_store import ModelStore
 from models.pipeline import Pipeline
+from streams import flags
 from streams.frames import topic_digest
 from streams.prediction import utc_texts
 from streams.producer import partition_of
-from tests.in_process import Road
+from streams.served import Served, ServedCodec
+from streams.versions import Versions, read_versions
+from tests.in_process import CrashedError, CrashingStore, Road
+from tests.learnt_snapshots import Shelf
 from tests.shop_events import customer, orders, place, random_orders, shop
 from tests.small_models import save_model
 
@@ -272,3 +287,188 @@ def test_times_are_utc_with_microseconds_before_and_after_1970():
         "1970-01-01T00:00:00.000000Z",
         "2100-01-01T00:00:00.000000Z",
     ]
+
+
+# ---- of a pipeline that learns
+
+ONLINE = [scaled_logistic(), bounded_tree()]
+
+
+class Learns:
+    """A pipeline that learns, its worker, and the snapshots that it finds."""
+
+    def __init__(self, folder: Path, pipeline: Pipeline, partitions: int = 1) -> None:
+        self.pipeline, self.shelf = pipeline, Shelf(pipeline)
+        self.road = Road(pipeline, MemoryStore(), folder, partitions, feed=self.shelf.feed)
+
+    def answer(self, *changes: dict[str, Any]) -> list[dict[str, Any]]:
+        """Send events like PLAIN, one for each change, and give their predictions."""
+        at = len(self.road.log.topic("orders.events"))
+        names = [f"o{number}" for number in range(at, at + len(changes))]
+        self.road.send([{**PLAIN, "order_id": n, **change} for n, change in zip(names, changes, strict=True)])
+        asyncio.run(self.road.serving.look())
+        self.road.run()
+        return [self.road.predictions()[name] for name in names]
+
+    def served(self) -> dict[str, tuple[Served, int]]:
+        """By event id what stands on hop-join, and in which row of it."""
+        codec = ServedCodec(self.pipeline)
+        found = [codec.decode(record.value or b"") for record in self.road.log.topic("orders.hop-join")]
+        return {
+            event_id: (served, row)
+            for served in found
+            for row, event_id in enumerate(served.frame.rows.event_ids.to_pylist())
+        }
+
+
+def test_a_pipeline_that_does_not_learn_says_nothing_of_snapshots(tmp_path):
+    road = Road(orders(["amount"]), MemoryStore(), tmp_path, partitions=1)
+    assert not any("hop-join" in topic for topic in road.log.partitions)
+    [one] = answered(orders(["amount"]), tmp_path, {})
+    assert {"mode", "snapshot", "uncertainty", "uncertainty_of"}.isdisjoint(one)
+
+
+def test_the_parts_of_a_blend_have_scores_weights_and_versions_and_their_spread_is_said(tmp_path):
+    pipeline = orders(["amount", categorical("country")], online=ONLINE)
+    model = with_model(pipeline, tmp_path)
+    learns = Learns(tmp_path, pipeline)
+    [before] = learns.answer({})
+    assert list(before) == [*KEYS, "mode", "snapshot", "uncertainty", "uncertainty_of"]
+    assert (before["mode"], before["snapshot"], before["uncertainty"]) == ("blend", None, None)
+    assert before["parts"] == {"lightgbm": {"score": before["score"], "weight": 1.0, "version": model}}
+    learns.shelf.publish(18, weights={"champion": 0.5, "scaled_logistic": 0.3, "bounded_tree": 0.2})
+    for one in learns.answer({}, {"amount": 90.0}, {"amount": None}):
+        parts = one["parts"]
+        assert [(name, part["weight"], part["version"]) for name, part in parts.items()] == [
+            ("lightgbm", 0.5, model),
+            ("scaled_logistic", 0.3, "18"),
+            ("bounded_tree", 0.2, "18"),
+        ]
+        assert (one["mode"], one["snapshot"], one["threshold_version"]) == ("blend", 18, model)
+        low, high = one["uncertainty"]
+        assert one["uncertainty_of"] == "spread of the parts"
+        assert low == min(part["score"] for part in parts.values()) < one["score"] < high
+        assert one["decision"] == (one["score"] >= one["threshold"])
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        Label("returned"),
+        Label("refund", kind="regression"),
+        Label("o", kind="multiclass", classes=("a", "b", "c")),
+    ],
+)
+def test_what_is_served_goes_to_the_join_stage_as_it_stands_in_the_prediction(tmp_path, label):
+    features = ["amount", categorical("country"), customer.count("1h"), shop.mean("amount", "1d")]
+    learner = scaled_linear() if label.kind == "regression" else scaled_logistic()
+    pipeline = orders(features, label=label, online=[learner])
+    with_model(pipeline, tmp_path)
+    learns = Learns(tmp_path, pipeline, partitions=2)
+    learns.answer({}, {"amount": None})
+    learns.shelf.publish(7)
+    learns.road.send(random_orders(random.Random(1), 60, first=2))
+    asyncio.run(learns.road.serving.look())
+    learns.road.run(batch=5)
+    predictions, served = learns.road.predictions(), learns.served()
+    assert predictions.keys() == served.keys() and len(served) == 62
+    classes = [str(name) for name in label.classes]
+
+    def number(score: Any) -> Any:
+        return score if not classes else [score[name] for name in classes]
+
+    for event_id, one in predictions.items():
+        frame, row = served[event_id][0], served[event_id][1]
+        assert frame.score[row].tolist() == number(one["score"])
+        assert {name: part[row].tolist() for name, part in frame.parts.items()} == {
+            name: number(part["score"]) for name, part in one["parts"].items()
+        }
+        assert frame.weights == {name: part["weight"] for name, part in one["parts"].items()}
+        versions = read_versions(frame.versions)
+        champion = next(iter(one["parts"].values()))["version"]
+        snapshot = -1 if one["snapshot"] is None else one["snapshot"]
+        assert versions == Versions(champion, pipeline.version, one["mode"], snapshot)
+        assert flags.flag_names(int(frame.frame.flags[row])) == one["flags"]
+        assert frame.frame.origin_offsets[row] == int(one["position"].rpartition("/")[2])
+        matrix = pipeline.feature_set.assemble(frame.frame.rows, frame.frame.windows)
+        assert one["features"]["customer_count_1h"] == matrix.number("customer_count_1h")[row]
+    assert {one["snapshot"] for one in predictions.values()} == {None, 7}
+
+
+def test_the_threshold_of_a_regression_without_a_rule_is_null_and_so_is_its_version(tmp_path):
+    pipeline = orders(["amount"], label=Label("refund", kind="regression"), online=[scaled_linear()])
+    learns = Learns(tmp_path, pipeline)
+    [one] = learns.answer({})
+    assert (one["threshold"], one["threshold_version"], one["decision"]) == (None, None, None)
+    [(served, _)] = learns.served().values()
+    assert np.isnan(served.threshold)
+
+
+def test_a_part_that_can_say_nothing_is_null(tmp_path, monkeypatch):
+    pipeline = orders(["amount"], fallback=0.25, online=[scaled_logistic()])
+    learns = Learns(tmp_path, pipeline)
+    learns.shelf.publish(3)
+    asyncio.run(learns.road.serving.look())
+    blend = learns.road.serving.pinned(learns.road.serving.versions()).blend
+    assert blend is not None
+    monkeypatch.setattr(
+        blend._learners["scaled_logistic"].__class__, "score", lambda _, matrix: np.full(len(matrix), np.nan)
+    )
+    [one] = learns.answer({})
+    assert one["parts"]["scaled_logistic"]["score"] is None
+    assert one["score"] == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(("mode", "parts"), [("champion", 3), ("fallback", 1)])
+def test_the_operators_switch_is_said_on_predictions(tmp_path, mode, parts):
+    pipeline = orders(["amount"], fallback=0.25, online=ONLINE)
+    with_model(pipeline, tmp_path)
+    learns = Learns(tmp_path, pipeline)
+    learns.shelf.publish(3)
+    learns.shelf.mode = mode
+    [one] = learns.answer({})
+    assert (one["mode"], len(one["parts"]), one["uncertainty"]) == (mode, parts, None)
+    first = next(iter(one["parts"].values()))
+    assert (first["weight"], first["score"]) == (1.0, one["score"])
+    assert ("fallback" in one["flags"]) == (mode == "fallback")
+
+
+def test_what_is_pinned_to_a_snapshot_that_is_lost_is_answered_by_the_champion_and_flagged(tmp_path):
+    pipeline = orders(["amount"], fallback=0.25, online=ONLINE)
+    shelf, store = Shelf(pipeline), CrashingStore(MemoryStore())
+    shelf.publish(3)
+    road = Road(pipeline, store, tmp_path, 1, feed=shelf.feed)
+    road.send([PLAIN])
+    asyncio.run(road.serving.look())
+    store.armed = "claimed"
+    with pytest.raises(CrashedError):
+        road.run()
+    shelf.sealed.clear()
+    again = Road(pipeline, store, tmp_path, 1, log=road.log, feed=shelf.feed)
+    again.read["orders.events", 0] = 1
+    again.run()
+    [one] = again.predictions().values()
+    assert one["flags"] == ["fallback", "snapshot_lost"]
+    assert (one["mode"], one["snapshot"], list(one["parts"])) == ("champion", None, ["fallback"])
+
+
+# ---- hold-out, staleness
+
+
+def test_the_share_that_is_held_out_is_flagged_whoever_answers_and_however_often(tmp_path):
+    label = Label("returned", holdout=0.25)
+    changes: list[dict[str, Any]] = [{"amount": float(number)} for number in range(400)]
+    found = answered(orders(["amount"], label=label), tmp_path, *changes)
+    held = [one["event_id"] for one in found if "holdout" in one["flags"]]
+    assert 60 < len(held) < 140
+    again = answered(orders(["amount", "express"], label=label), tmp_path, *changes[::-1], partitions=3)
+    assert sorted(one["event_id"] for one in again if "holdout" in one["flags"]) == sorted(held)
+    assert not any("holdout" in one["flags"] for one in answered(orders(["amount"]), tmp_path, {}))
+
+
+def test_an_entity_that_was_silent_for_longer_than_its_longest_window_is_stale(tmp_path):
+    pipeline = orders([customer.count("1h", "2h"), shop.count("30d")], fallback=0.1)
+    days = [{"placed_at": f"2024-05-01T{hour:02d}:00:00Z"} for hour in (1, 3, 6)]
+    found = answered(pipeline, tmp_path, *days, {"placed_at": "2024-05-01T06:00:00Z", "customer": "new"})
+    assert ["stale" in one["flags"] for one in found] == [False, False, True, False]
+    assert found[2]["features"]["customer_count_2h"] == 0.0
