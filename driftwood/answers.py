@@ -30,6 +30,10 @@ class Answers:
     scores: list[float] = field(default_factory=list)
     parts: list[dict[str, float]] = field(default_factory=list)
     latencies_ms: list[float] = field(default_factory=list)
+    times: list[str] = field(default_factory=list)
+    published_ms: list[int] = field(default_factory=list)
+    snapshots: list[int] = field(default_factory=list)
+    newest_us: int = 0
     copies: int = 0
     late: int = 0
 
@@ -38,7 +42,14 @@ class Answers:
         prediction = json.loads(value)
         self.ids.append(prediction["event_id"])
         self.scores.append(prediction["score"])
-        self.parts.append({name: part["score"] for name, part in prediction["parts"].items()})
+        blend = {"blend": prediction["score"]} if "mode" in prediction else {}
+        self.parts.append({name: part["score"] for name, part in prediction["parts"].items()} | blend)
+        self.times.append(prediction["event_time"])
+        self.published_ms.append(timestamp_ms)
+        snapshot = prediction.get("snapshot")
+        self.snapshots.append(-1 if snapshot is None else snapshot)
+        moment = np.datetime64(prediction["event_time"].rstrip("Z"), "us")
+        self.newest_us = max(self.newest_us, int(moment.astype(np.int64)))
         self.latencies_ms.append(max(timestamp_ms - prediction["arrived_ms"], 0))
         self.late += "late" in prediction["flags"]
 

@@ -1,33 +1,39 @@
-"""`driftwood demo`: the whole predict road on this machine, from training to the quality of the answers.
+"""`driftwood demo`: both roads on this machine, from training to the quality of the answers, labels as they come.
 
-Everything the figures are made of comes from outside the worker: predictions from their topic, latencies from the
-broker's timestamps, CPU from the operating system, outcomes from the labels that were known afterwards.
+Everything the figures are made of comes from outside the workers: predictions and outcomes from their topics, latencies
+from the broker's timestamps, CPU from the operating system, the truth from the labels that were known afterwards.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
-from driftwood.demo_stream import DemoStream, Watched
+from driftwood.by_month import Month, by_month, draw
+from driftwood.demo_sender import Timed
+from driftwood.demo_stream import DemoStream, Watched, Workers
 from driftwood.demo_worker import WorkerChild
 from driftwood.embedded import Runtime
 from driftwood.pipelines import topics_of
+from driftwood.produce import chunks
 from features.errors import DeveloperError
 from features.schema import nearest
 from models.loading import examples, load_pipeline
 from models.model_store import ModelStore
 from models.pipeline import Pipeline
 from offline.events import event_records
+from offline.label_records import label_records
 from offline.train import train
 from offline.training_report import TrainingReport
 from streams.settings import Settings
@@ -37,17 +43,27 @@ from streams.topics import PipelineTopics
 # would be seven hours apart in event time, and the windows of hours would be wrong (docs/decisions/0009).
 PARTITIONS = 1
 
+# Those that a learn process reads: labels, actions, hop-join, outcomes.
+LEARNT_TOPICS = 4
+
 Told = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What `driftwood demo` prints: `summary` as JSON; for people also how often each outcome came, and the training."""
+    """What `driftwood demo` prints: `summary` as JSON; for people also what became of the events, how good each model was
+    in each month, and the training."""
 
     summary: dict[str, Any]
     outcomes: dict[str, int]
+    months: Sequence[Month]
     training: TrainingReport
     folder: Path
+
+    @property
+    def picture(self) -> Path:
+        """The models side by side, month by month."""
+        return self.folder / "models_by_month.png"
 
 
 def run_demo(
@@ -69,20 +85,60 @@ def run_demo(
         f"Training LightGBM on the events before {example.TRAIN_UNTIL[:10]}, through the code that serves it"
     )
     report = _trained(pipeline, example, data, folder, told)
-    stage("Starting the embedded broker, a Redis and a worker")
+    stage("Starting the embedded broker, a Redis and the workers")
     with (
         _surroundings(pipeline, settings, folder) as (local, topics),
-        WorkerChild(name, local, folder / "worker.log") as worker,
+        _workers(name, local, topics, folder) as workers,
     ):
-        worker.wait_until_ready(PARTITIONS * (1 + len(topics.hops)))
-        stage(f"Streaming the events from {example.STREAMED[0]} to {example.STREAMED[1]}")
-        stream = DemoStream(pipeline, local, topics, worker)
-        events = event_records(_table(example.streamed_events(data)), pipeline.feature_set)
-        summary = stream.run(list(events), watched)
-    outcomes = example.outcomes(data)
-    summary |= stream.answers.quality(outcomes)
+        stage(
+            f"Streaming the events from {example.STREAMED[0]} to {example.STREAMED[1]}, and labels as they came"
+        )
+        stream = DemoStream(pipeline, local, topics, workers)
+        summary = stream.run(*_streams(pipeline, topics, example, data), watched)
+    truth = example.outcomes(data)
+    answers = stream.answers
+    months = by_month(answers.times, answers.parts, truth["label"].reindex(answers.ids))
+    summary |= answers.quality(truth) | {"months": [asdict(month) for month in months]}
     (folder / "summary.json").write_text(json.dumps(summary, indent=2))
-    return DemoResult(summary, stream.answers.named(outcomes), report, folder)
+    result = DemoResult(summary, answers.named(truth), months, report, folder)
+    draw(
+        months,
+        ("auc", "log_loss") if name == "flights" else ("ap", "auc"),
+        f"{name}, by month",
+        result.picture,
+    )
+    return result
+
+
+@contextmanager
+def _workers(name: str, settings: Settings, topics: PipelineTopics, folder: Path) -> Iterator[Workers]:
+    with ExitStack() as stack:
+        predict = stack.enter_context(WorkerChild(name, settings, folder / "worker.log"))
+        learn = None
+        if topics.learn is not None:
+            learn = stack.enter_context(WorkerChild(name, settings, folder / "learner.log", command="learn"))
+            learn.wait_until_ready(LEARNT_TOPICS)
+        predict.wait_until_ready(PARTITIONS * (1 + len(topics.hops)))
+        yield Workers(predict, learn)
+
+
+def _streams(
+    pipeline: Pipeline, topics: PipelineTopics, example: ModuleType, data: Path
+) -> tuple[Timed, Timed | None]:
+    records = event_records(_table(example.streamed_events(data)), pipeline.feature_set)
+    read = list(chunks(records, pipeline, lambda: time.time() * 1000))
+    times_us = np.concatenate([chunk.times_s for chunk in read]) * 1e6
+    times_us = np.maximum.accumulate(
+        np.nan_to_num(times_us, nan=-np.inf)
+    )  # undecodable ones where they stand
+    values = [value for chunk in read for value in chunk.values]
+    keys = [key or b"" for chunk in read for key in chunk.keys]
+    events = Timed(topics.events, times_us.astype(np.int64), values, keys)
+    if topics.learn is None:
+        return events, None
+    made = label_records(pipeline, _table(example.streamed_labels(data)))
+    ids = [event_id.encode() for event_id in made.event_ids]
+    return events, Timed(topics.learn.labels, made.known_us, made.values, ids)
 
 
 def _trained(pipeline: Pipeline, example: ModuleType, data: Path, folder: Path, told: Told) -> TrainingReport:

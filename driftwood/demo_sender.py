@@ -6,6 +6,7 @@ events are not answered, or more labels not joined, than a few batches. What ske
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,11 @@ SLICE = 25
 WAIT_S = 0.002
 
 DELIVER_WITHIN_S = 60.0
+
+# librdkafka reports connection troubles as log lines on stderr; what matters of them is the error that we raise.
+_quiet = logging.getLogger("driftwood.kafka.demo")
+_quiet.addHandler(logging.NullHandler())
+_quiet.propagate = False
 
 
 @dataclass(frozen=True)
@@ -54,11 +60,20 @@ def merged(streams: Sequence[Timed]) -> Iterator[tuple[int, int]]:
 
 
 class MergedSender:
-    """Sends several topics in one order. `held` says whether to wait; `sent` counts the records of each stream."""
+    """Sends several topics in one order. `sent` counts the records of each stream.
 
-    def __init__(self, settings: Settings, streams: Sequence[Timed], held: Callable[[], bool]) -> None:
-        self._streams, self._held = streams, held
-        self._producer = Producer(_config(settings), on_delivery=self._delivered)
+    `held` is told of these counts and says whether to wait; `told` hears of each record: its stream and its key.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        streams: Sequence[Timed],
+        held: Callable[[Sequence[int]], bool],
+        told: Callable[[int, bytes], None],
+    ) -> None:
+        self._streams, self._held, self._told = streams, held, told
+        self._producer = Producer({**_config(settings), "on_delivery": self._delivered}, logger=_quiet)
         self._failure: str | None = None
         self.sent = [0] * len(streams)
 
@@ -68,6 +83,7 @@ class MergedSender:
             if count % SLICE == 0:
                 self._step()
             self._send(self._streams[number], row)
+            self._told(number, self._streams[number].keys[row])
             self.sent[number] += 1
         deadline = time.monotonic() + DELIVER_WITHIN_S
         while len(self._producer) and time.monotonic() < deadline:
@@ -77,7 +93,7 @@ class MergedSender:
     def _step(self) -> None:
         self._producer.poll(0)
         self._check()
-        while self._held():
+        while self._held(self.sent):
             self._producer.poll(0)
             time.sleep(WAIT_S)
 

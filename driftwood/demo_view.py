@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from rich.console import Group
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
@@ -31,6 +34,8 @@ def live(standing: Standing) -> Panel:
         "latency ms", _latency(answers.latency_ms(RECENT)), "lag", f"{standing.sent - done:,} events"
     )
     figures.add_row("dead letters", f"{standing.dead_letters:,}", "late", f"{answers.late:,}")
+    if standing.labels:
+        figures.add_row("labels joined", f"{standing.labels:,}", "snapshot", _snapshot(answers))
     bar = ProgressBar(total=max(standing.total, 1), completed=done)
     return Panel(Group(figures, bar, _histogram(answers)), title="driftwood", border_style="cyan")
 
@@ -58,9 +63,35 @@ def summary(result: DemoResult) -> str:
         ("quality", f"{part}: AUC {auc:.3f}, log loss {figures['log_loss'][part]:.3f}, on what came true")
         for part, auc in figures["auc"].items()
     ]
+    if "labels" in figures:
+        lines += _learnt(figures)
     named = ", ".join(f"{count:,} {name}" for name, count in result.outcomes.items())
-    lines += [("outcomes", f"{named}; only those with a label are judged"), ("folder", str(result.folder))]
+    lines += [("events", f"{named}; only those with a label are judged")]
+    lines += _months(result)
+    lines += [("picture", str(result.picture)), ("folder", str(result.folder))]
     return "\n".join(f"{name:<10}{text}" for name, text in lines)
+
+
+def _learnt(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
+    waits, skew = figures["label_to_weights_seconds"], figures["label_skew_hours"]
+    named = ", ".join(f"{count:,} {name}" for name, count in sorted(figures["outcomes"].items()))
+    waited = f"label to new weights p50 {waits['p50']:g} s, p95 {waits['p95']:g} s"
+    behind = f"at this speed labels are {skew['p50']:g} h behind the events (p95 {skew['p95']:g} h)"
+    return [("labels", f"{figures['labels']:,} in: {named}"), ("learning", f"{waited}; {behind}")]
+
+
+def _months(result: DemoResult) -> list[tuple[str, str]]:
+    return [
+        (
+            month.month,
+            "  ".join(f"{part} {value:.3f}" for part, value in month.figures["auc"].items()) + "  (AUC)",
+        )
+        for month in result.months
+    ]
+
+
+def _snapshot(answers: Answers) -> str:
+    return f"{answers.snapshots[-1]:,}" if answers.snapshots and answers.snapshots[-1] >= 0 else "none yet"
 
 
 def _latency(values: dict[str, float]) -> str:

@@ -26,15 +26,15 @@ ANSWER_WITHIN_S = 2.0
 
 
 class WorkerChild:
-    """`driftwood run PIPELINE` under these settings; its log goes to `log`."""
+    """`driftwood run PIPELINE` under these settings, or another `command` than `run`; its log goes to `log`."""
 
-    def __init__(self, pipeline: str, settings: Settings, log: Path) -> None:
+    def __init__(self, pipeline: str, settings: Settings, log: Path, command: str = "run") -> None:
         self._port = free_port()
         self._log = log
         self._output = log.open("w")
-        command = [sys.executable, "-m", "driftwood", "run", pipeline]
-        command += [f"--set={name}={value}" for name, value in _overrides(settings, self._port).items()]
-        self._process = subprocess.Popen(command, stdout=self._output, stderr=subprocess.STDOUT)
+        arguments = [sys.executable, "-m", "driftwood", command, pipeline]
+        arguments += [f"--set={name}={value}" for name, value in _overrides(settings, self._port).items()]
+        self._process = subprocess.Popen(arguments, stdout=self._output, stderr=subprocess.STDOUT)
         self._watched = psutil.Process(self._process.pid)
 
     def wait_until_ready(self, partitions: int) -> None:

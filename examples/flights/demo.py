@@ -24,6 +24,13 @@ def streamed_events(folder: Path) -> pd.DataFrame:
     return between(pd.read_parquet(prepare(folder).events), *STREAMED)
 
 
+def streamed_labels(folder: Path) -> pd.DataFrame:
+    """The labels of those events, in the order in which they became known."""
+    labels = pd.read_parquet(prepare(folder).labels)
+    streamed = labels["flight_id"].isin(streamed_events(folder)["flight_id"])
+    return labels[streamed].reset_index(drop=True)
+
+
 def outcomes(folder: Path) -> pd.DataFrame:
     """By flight_id: `outcome` (arrived, cancelled or diverted) and `label` (late or not; null unless it arrived)."""
     labels = pd.read_parquet(prepare(folder).labels)

@@ -36,7 +36,7 @@ def printed() -> str:
     training = cast("Any", SimpleNamespace(version="000000000000"))
     outcomes = {"arrived": 82_767, "cancelled": 2_240, "diverted": 362}
     return demo_view.summary(
-        DemoResult(summary, outcomes, training, Path("runs/demo-flights-20130401T000000Z"))
+        DemoResult(summary, outcomes, [], training, Path("runs/demo-flights-20130401T000000Z"))
     )
 
 
