@@ -153,7 +153,10 @@ def _know(memory: Memory, tables: Tables, labels: LabelBatch, row: int, log: Cha
         entity = counts[0]
         counts[0] += 1
         entity_of_slot[slot], slot_of_entity[entity], newest_rows[entity] = entity + 1, slot, -1
-    if time_us > words[known]:
+    says = False
+    for g in range(len(tables.label_groups)):
+        says |= abs(values[row, tables.label_groups[g].column]) <= _LARGEST
+    if says and time_us > words[known]:  # that a label has no value tells nothing of the time either
         words[known] = time_us
         _mark(counts, marks, changed, entity, tables.known_cell, _NEVER)
     latest_us = max(words[base], words[known])

@@ -69,8 +69,11 @@ class Oracle:
     def know(self, key: str, label: Label) -> int:
         """Take a label row; returns for how many window groups it came too late."""
         said = self.said.setdefault(key, [])
-        self.known_us[key] = max(label.known_us, self.known_us.get(key, label.known_us))
-        newest_us = max([self.known_us[key], *(row.time_us for row in self.rows.get(key, []))])
+        groups = [group for group in self.plan.groups if group.kind == GroupKind.SUMS]
+        if any(abs(label.values[group.column]) <= LARGEST for group in groups):
+            self.known_us[key] = max(label.known_us, self.known_us.get(key, label.known_us))
+        times_us = [row.time_us for row in self.rows.get(key, [])]
+        newest_us = max([*times_us, self.known_us.get(key, label.known_us)])
         if label.replaced_us is not None:
             for column, value in enumerate(label.replaced):
                 if Said(label.replaced_us, column, value) in said:
@@ -80,7 +83,6 @@ class Oracle:
             for column, value in enumerate(label.values)
             if abs(value) <= LARGEST
         ]
-        groups = [group for group in self.plan.groups if group.kind == GroupKind.SUMS]
         return sum(
             abs(label.values[group.column]) <= LARGEST
             and label.known_us // group.tile_us <= newest_us // group.tile_us - group.ring

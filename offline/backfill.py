@@ -1,7 +1,8 @@
 """Features of past events, worked out by the kernel of the stream: training sees what serving will see.
 
 Rows go through entity after entity in one order, as they would hop by hop, and each event's features are those before
-it. How rows are cut into chunks changes nothing, to the last bit. State lives in memory only: `bytes_per_entity` for
+it. Labels stand among the events, each where it became known (`offline/label_history.py`), for the windows over them. How
+rows are cut into chunks changes nothing, to the last bit. State lives in memory only: `bytes_per_entity` for
 every entity that occurs (`driftwood features` prints it).
 """
 
@@ -16,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from features.errors import DeveloperError
 from features.feature_set import FeatureMatrix, FeatureSet
 from features.inputs import entity_inputs
 from features.plan import EntityPlan, Floats, Ints
@@ -23,9 +25,12 @@ from features.rows import Rows, entity_keys
 from features.state import EntityBatch, EntityState
 from offline.events import CHUNK_ROWS, Source
 from offline.history import History, Order, Progress, ReadReport, read_history
+from offline.label_history import LabelHistory, LabelledEvents, known_names
 
 # No entity is ever evicted here: without a store it could not come back. The memory grows with those that occur.
 NO_LIMIT = 2**31 - 1
+
+_NO_ROWS: Ints = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -48,11 +53,20 @@ class Backfill:
         return len(self.times_us)
 
 
-def backfill_chunks(feature_set: FeatureSet, chunks: Iterable[Rows]) -> Iterator[Backfill]:
-    """The features of each chunk, one after another; only the state of the entities stays in memory."""
-    stages = [(plan, EntityState(plan, NO_LIMIT)) for plan in feature_set.entities]
+def backfill_chunks(
+    feature_set: FeatureSet, chunks: Iterable[Rows], labels: LabelHistory | None = None
+) -> Iterator[Backfill]:
+    """The features of each chunk, one after another; only the state of the entities stays in memory.
+
+    `labels` are those of these events, for windows over labels; they keep four bytes an event and such an entity.
+
+    Raises DeveloperError where there are windows over labels, and no labels.
+    """
+    if labels is None and known_names(feature_set):
+        raise DeveloperError("the pipeline has windows over labels, so its features need the labels as well")
+    stages = [_Stage(plan, labels) for plan in feature_set.entities]
     for rows in chunks:
-        batches = [_through(plan, state, rows) for plan, state in stages]
+        batches = [stage.through(rows) for stage in stages]
         windows = np.concatenate([np.empty((len(rows), 0)), *(batch.features for batch in batches)], axis=1)
         yield Backfill(
             rows.event_ids,
@@ -76,9 +90,10 @@ def compute_features(
     """The features of all events in these files or this table, and what became of the records.
 
     `order`: "event time" takes them by (event time, id), "as given" in the order of the files. The result is in memory:
-    8 bytes a feature and row; `read_history` and `backfill_chunks` do the same piece by piece.
+    8 bytes a feature and row; `read_history` and `backfill_chunks` do the same piece by piece. A pipeline with windows over
+    labels needs those as well: `offline.train.labelled_features`.
 
-    Raises DeveloperError for files that cannot be read or lack a required column.
+    Raises DeveloperError for files that cannot be read or lack a required column, and where windows are over labels.
     """
     with tempfile.TemporaryDirectory(prefix="driftwood-") as scratch:
         history, report = read_history(events, feature_set, Path(scratch), order, progress)
@@ -113,13 +128,24 @@ def _reported(
         yield piece
 
 
-def _through(plan: EntityPlan, state: EntityState, rows: Rows) -> EntityBatch:
-    keys = entity_keys(rows, plan.keys)
-    state.load(dict.fromkeys(state.missing(keys)))
-    numbers, hashes = entity_inputs(plan, rows)
-    batch = state.update_batch(keys, rows.times_us, numbers, hashes, pack=False)
-    state.committed(batch.number)
-    return batch
+class _Stage:
+    """One entity on the way through the history."""
+
+    def __init__(self, plan: EntityPlan, labels: LabelHistory | None) -> None:
+        self._plan, self._state = plan, EntityState(plan, NO_LIMIT)
+        self._labels = LabelledEvents(plan, labels) if labels is not None and plan.label_inputs else None
+
+    def through(self, rows: Rows) -> EntityBatch:
+        """The next rows."""
+        keys = entity_keys(rows, self._plan.keys)
+        labels, before = (None, _NO_ROWS) if self._labels is None else self._labels.among(keys)
+        known = keys if labels is None else [*keys, *labels.keys]
+        self._state.load(dict.fromkeys(self._state.missing(known)))
+        numbers, hashes = entity_inputs(self._plan, rows)
+        columns = (keys, rows.times_us, numbers, hashes)
+        batch = self._state.update_batch(*columns, pack=False, labels=labels, labels_before=before)
+        self._state.committed(batch.number)
+        return batch
 
 
 def _no_rows(feature_set: FeatureSet) -> Rows:

@@ -11,7 +11,7 @@ rows correct earlier ones.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import numpy as np
@@ -28,6 +28,7 @@ from models.label import Label
 from models.pipeline import Pipeline
 from offline.columns import Columns, column_names, read_columns
 from offline.events import Source
+from offline.label_history import LabelHistory, known_names, label_history
 
 KNOWN_AT = "known_at"
 
@@ -57,7 +58,8 @@ class AsOf:
 class Labels:
     """Labels matched to n events: m rows, in the order in which they became known.
 
-    `event` int64[m]: which event; `codes` float64[m]; `known_us` int64[m]. `counts`: what was noticed on the way.
+    `event` int64[m]: which event; `codes` float64[m]; `known_us` int64[m]. `values` float64[m, len(label.values)]: the
+    numbers that came with it, NaN where there was none or no window is over it. `counts`: what was noticed on the way.
     """
 
     label: Label
@@ -65,6 +67,7 @@ class Labels:
     event: Ints
     codes: Floats
     known_us: Ints
+    values: Floats
     counts: dict[str, int]
 
     @property
@@ -83,6 +86,11 @@ class Labels:
         codes[self.event[by_then]] = self.codes[by_then]  # of several the last one stays: the latest known
         known[self.event[by_then]] = True
         return AsOf(codes, known)
+
+    def history(self, event_ids: pa.Array) -> LabelHistory:
+        """The labels as rows for the windows over them, among the events in their order (`event_ids`: theirs)."""
+        values = np.column_stack([self.codes, self.values])
+        return label_history(self.label, self.times_us, event_ids, self.event, self.known_us, values)
 
     def delay_us(self, cut_us: int, share: float) -> int:
         """How long labels take: this share of those known by the cut-off came within it, at most the horizon."""
@@ -106,10 +114,17 @@ def match_labels(
     pipeline names no time zone.
     """
     features = pipeline.feature_set
-    id_column, label_column, known_column = chosen_columns(pipeline, column_names(source), columns)
-    table = read_columns(source, [id_column, label_column] + ([known_column] if known_column else []))
+    names = column_names(source)
+    id_column, label_column, known_column = chosen_columns(pipeline, names, columns)
+    needed = _value_columns(pipeline, names)
+    known = [known_column] if known_column else []
+    table = read_columns(source, [id_column, label_column, *needed, *known])
     ids = table.ids(id_column, features.schema[features.id_field].type)
-    codes = pipeline.label.codes(table.values(label_column), _places(table, ids, features))
+    place = _places(table, ids, features)
+    codes = pipeline.label.codes(table.values(label_column), place)
+    values = np.full((len(codes), len(pipeline.label.values)), np.nan)
+    for name in needed:
+        values[:, pipeline.label.values.index(name)] = _numbers(table.values(name), name, place)
     found = pc.index_in(ids, value_set=event_ids.cast(pa.string()))
     event = found.fill_null(-1).to_numpy().astype(np.int64)
     if known_column is None:
@@ -129,7 +144,10 @@ def match_labels(
     if table.unreadable.count:
         what = f"lines that are no JSON object, left out (the first: {table.unreadable.first})"
         counts[what] = table.unreadable.count
-    return _in_order(pipeline.label, times_us, event[usable], codes[usable], moments[usable], counts)
+    found_labels = Labels(
+        pipeline.label, times_us, event[usable], codes[usable], moments[usable], values[usable], counts
+    )
+    return _in_order(found_labels)
 
 
 def chosen_columns(
@@ -159,16 +177,36 @@ def _places(table: Columns, ids: pa.ChunkedArray, features: FeatureSet) -> Calla
     return place
 
 
-def _in_order(
-    label: Label, times_us: Ints, event: Ints, codes: Floats, known_us: Ints, counts: dict[str, int]
-) -> Labels:
-    order = np.lexsort((known_us, event))
-    event, codes, known_us = event[order], codes[order], known_us[order]
+def _value_columns(pipeline: Pipeline, names: Sequence[str]) -> list[str]:
+    """The numbers that come with labels and that a window is over."""
+    needed = [name for name in pipeline.label.values if name in known_names(pipeline.feature_set)]
+    for name in needed:
+        if name not in names:
+            raise DeveloperError(
+                f"the labels have no column {name!r}, which a window is over; expected {nearest(name, names)}"
+            )
+    return needed
+
+
+def _numbers(values: Sequence[object], name: str, place: Callable[[int], str]) -> Floats:
+    """float64[n]: the numbers that come with labels; NaN for null."""
+    for row, value in enumerate(values):
+        if value is not None and not isinstance(value, int | float):
+            raise DeveloperError(f"label value {name}, {place(row)}: {value!r}; expected a number (or null)")
+    return np.array(values, np.float64)
+
+
+def _in_order(labels: Labels) -> Labels:
+    order = np.lexsort((labels.known_us, labels.event))
+    event, codes, known_us = labels.event[order], labels.codes[order], labels.known_us[order]
     again = event[1:] == event[:-1]
     same = (codes[1:] == codes[:-1]) | (np.isnan(codes[1:]) & np.isnan(codes[:-1]))
-    counts["labels said again"] = int((again & same).sum())
-    counts["labels that contradict an earlier one"] = int((again & ~same).sum())
-    return Labels(label, times_us, event, codes, known_us, counts)
+    counts = labels.counts | {
+        "labels said again": int((again & same).sum()),
+        "labels that contradict an earlier one": int((again & ~same).sum()),
+    }
+    values = labels.values[order]
+    return replace(labels, event=event, codes=codes, known_us=known_us, values=values, counts=counts)
 
 
 def _id_column(features: FeatureSet, names: Sequence[str]) -> str:

@@ -36,6 +36,7 @@ from offline.backfill import backfill_chunks, joined
 from offline.columns import column_names
 from offline.events import Source
 from offline.history import Progress, read_history
+from offline.label_history import known_names
 from offline.labels import LabelColumns, match_labels
 from offline.training_problem import Problem, gap_text, iso, left_out, pose, split
 from offline.training_report import TrainingReport
@@ -82,7 +83,8 @@ def train(
             pipeline, source, columns or LabelColumns(), history.event_ids, history.times_us
         )
         pieces = []
-        for piece in backfill_chunks(pipeline.feature_set, history.chunks()):
+        known = matched.history(history.event_ids) if known_names(pipeline.feature_set) else None
+        for piece in backfill_chunks(pipeline.feature_set, history.chunks(), known):
             pieces.append(piece)
             _say(progress, "computing features", sum(map(len, pieces)) / len(history))
         past = joined(pipeline.feature_set, pieces)
