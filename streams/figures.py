@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from typing import Any
 
+from streams.learner import LearnMemory
 from streams.metrics import Now
 from streams.pressure import Pressure
 from streams.serving import Serving
+from streams.snapshot_watch import SnapshotWatch
 from streams.stage import Held
 from streams.surroundings import Surroundings
 from streams.worker import Worker
@@ -15,8 +18,8 @@ from streams.worker import Worker
 Values = list[tuple[tuple[str, ...], float]]
 
 
-def figures(worker: Worker, pressure: Pressure, serving: Serving, surroundings: Surroundings) -> list[Now]:
-    """Lag, what waits, entities and their memory by partition; what stands unread; the model; a broker that is away."""
+def figures(worker: Worker, pressure: Pressure, surroundings: Surroundings) -> list[Now]:
+    """Lag, what waits, entities and their memory by partition; what stands unread; a broker that is away."""
 
     def by_partition(values: Iterable[tuple[tuple[str, int], float]]) -> Values:
         return [((topic, str(number)), value) for (topic, number), value in values]
@@ -74,13 +77,75 @@ def figures(worker: Worker, pressure: Pressure, serving: Serving, surroundings: 
             (),
             lambda: [((), surroundings.broker_away_s)],
         ),
+    ]
+
+
+def serving_figures(serving: Serving) -> list[Now]:
+    """What answers."""
+    return [
         Now(
             "driftwood_model_in_service",
             "1 for the version that answers.",
             ("version",),
             lambda: [((serving.in_service,), 1.0)],
         ),
+        Now(
+            "driftwood_snapshot_in_service",
+            "Version of the online learners' snapshot that answers; -1 for none. Only where the pipeline learns.",
+            (),
+            lambda: _of_snapshots(serving, lambda snapshots: serving.snapshot),
+        ),
+        Now(
+            "driftwood_snapshot_unchanged_seconds",
+            "For how long this worker has found no newer snapshot.",
+            (),
+            lambda: _of_snapshots(serving, lambda snapshots: snapshots.unchanged_s),
+        ),
+        Now(
+            "driftwood_snapshots_refused",
+            "Snapshots that this worker could not use: unsigned, altered, of another version.",
+            (),
+            lambda: _of_snapshots(serving, lambda snapshots: snapshots.refused),
+        ),
     ]
+
+
+def learner_figures(memories: Callable[[], Iterable[Any]], clock: Callable[[], float]) -> list[Now]:
+    """The learner of a process that owns it: its newest snapshot, by the clock of its stage."""
+
+    def of_learner(read: Callable[[LearnMemory], float]) -> Callable[[], Values]:
+        return lambda: [((), read(memory)) for memory in memories() if isinstance(memory, LearnMemory)]
+
+    return [
+        Now(
+            "driftwood_snapshot_version",
+            "Offset in outcomes up to which the newest snapshot has learnt; -1: there is none.",
+            (),
+            of_learner(lambda memory: memory.applied),
+        ),
+        Now(
+            "driftwood_snapshot_age_seconds",
+            "For how long outcomes have been learnt that no snapshot has; 0 when the newest has all.",
+            (),
+            of_learner(lambda memory: memory.unpublished_s(clock())),
+        ),
+        Now(
+            "driftwood_snapshot_bytes",
+            "Size of the newest snapshot, as the next learner would load it.",
+            (),
+            of_learner(lambda memory: memory.state.nbytes),
+        ),
+        Now(
+            "driftwood_snapshots_dropped",
+            "Older snapshots that had to make room, since the pipeline began.",
+            (),
+            of_learner(lambda memory: memory.state.evictions),
+        ),
+    ]
+
+
+def _of_snapshots(serving: Serving, read: Callable[[SnapshotWatch], float]) -> Values:
+    return [] if serving.snapshots is None else [((), read(serving.snapshots))]
 
 
 def _by_topic(worker: Worker) -> Values:

@@ -24,21 +24,25 @@ from features.feast_rows import FeastRows
 from features.packing import STORED_HEADER
 from features.redis_agreement import RedisAgreement
 from features.redis_pressure import RedisPressure
+from features.redis_snapshots import RedisSnapshots
 from features.redis_store import RedisStore
 from features.state import EntityState
 from models.model_store import ModelStore
 from models.pipeline import Pipeline
+from models.snapshot import signing_key
 from streams.app import FaustApp, mailbox_limits, make_app
 from streams.assembly import Ground, assemble
+from streams.control_log import ControlLog, ControlWatch
 from streams.entity_batch import stage_plans
-from streams.figures import figures
+from streams.figures import figures, serving_figures
 from streams.metrics import Metrics
 from streams.pressure import MeasuredPublisher, Pressure
 from streams.producer import Publisher, settings_for
 from streams.serving import Serving
 from streams.settings import Settings
+from streams.snapshot_watch import SnapshotFeed
 from streams.surroundings import Surroundings
-from streams.topics import TopicAdmin, pipeline_topics, predict_group
+from streams.topics import PipelineTopics, TopicAdmin, pipeline_topics, predict_group
 from streams.transport import consumer_of
 from streams.worker import Worker
 
@@ -91,6 +95,7 @@ class _WorkerProcess:
         self._pipeline, self._settings, self._chosen, self._started = pipeline, settings, stages, started
         self._stopping = asyncio.Event()
         self._fatal: BaseException | None = None
+        self._control: ControlWatch | None = None
         self._metrics = Metrics(CollectorRegistry(), clock=time.monotonic, now_ms=lambda: time.time() * 1000)
 
     async def main(self) -> None:
@@ -134,7 +139,7 @@ class _WorkerProcess:
         """Reach every server, and fail now rather than at the first batch."""
         settings, pipeline = self._settings, self._pipeline
         entities = [plan.entity for plan in stage_plans(pipeline.feature_set)]
-        topics = pipeline_topics(pipeline.name, entities, settings)
+        topics = pipeline_topics(pipeline.name, entities, settings, learns=pipeline.learns)
         agreement = RedisAgreement.connect(settings.redis_url, pipeline.name)
         down.push_async_callback(agreement.aclose)
         admin = TopicAdmin(settings)
@@ -148,7 +153,8 @@ class _WorkerProcess:
         down.push_async_callback(store.aclose)
         ledger = RedisPressure.connect(settings.redis_url, pipeline.name)
         down.push_async_callback(ledger.aclose)
-        serving = Serving(pipeline, ModelStore(settings.models_dir))
+        serving = Serving(pipeline, ModelStore(settings.models_dir), await self._feed(down, topics))
+        await serving.look()  # the first batch is answered by the newest snapshot
         troubles = self._metrics.errors
         pressure = Pressure(ledger, uuid.uuid4().hex, settings.unread_bytes_max, troubles.labels("redis").inc)
         client = settings.kafka_client(**{"message.max.bytes": settings.max_message_bytes})
@@ -159,16 +165,30 @@ class _WorkerProcess:
             pipeline, settings, topics, identities, store, serving, measured, self._metrics
         ), pressure
 
+    async def _feed(self, down: AsyncExitStack, topics: PipelineTopics) -> SnapshotFeed | None:
+        """Where the worker of a pipeline that learns hears of snapshots and of the serve mode."""
+        if topics.learn is None:
+            return None
+        snapshots = RedisSnapshots.connect(self._settings.redis_url)
+        down.push_async_callback(snapshots.aclose)
+        self._control = control = ControlWatch(ControlLog(self._settings, topics.learn.control))
+        down.push_async_callback(control.aclose)
+        await control.begin()
+        return SnapshotFeed(snapshots, signing_key(self._settings.models_dir), lambda: control.mode)
+
     def _watch(self, down: AsyncExitStack, worker: Worker, pressure: Pressure, serving: Serving) -> str:
         """Serve the metrics, and look for a new champion and for what stands unread; the metrics' URL."""
         url, stop = self._metrics.serve(self._settings.metrics_host, self._settings.metrics_port)
         down.callback(stop)
-        self._metrics.watch(figures(worker, pressure, serving, self._surroundings))
-        watches = (
+        now = figures(worker, pressure, self._surroundings)
+        self._metrics.watch([*now, *serving_figures(serving)])
+        watches = [
             serving.watch(self._settings.champion_poll.total_seconds()),
             pressure.watch(),
             self._surroundings.watch(),
-        )
+        ]
+        if self._control is not None:
+            watches.append(self._control.watch())
         for watch in watches:
             down.callback(asyncio.create_task(self._guarded(watch)).cancel)
         return url

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from features.errors import SnapshotError, StoreError, UnreachableError
@@ -43,7 +43,7 @@ class SnapshotFeed:
     """
 
     store: ScoringReader
-    key: bytes
+    key: bytes = field(repr=False)
     mode: Callable[[], str]
 
 
