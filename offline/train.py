@@ -32,12 +32,12 @@ from models.metrics import measure, no_better
 from models.model_card import FeatureEntry, ModelCard, TrainingRecord
 from models.model_store import ModelStore
 from models.pipeline import Pipeline
-from offline.backfill import backfill_chunks, joined
+from offline.backfill import Backfill, backfill_chunks, joined
 from offline.columns import column_names
-from offline.events import Source
-from offline.history import Progress, read_history
+from offline.events import CHUNK_ROWS, Source
+from offline.history import Progress, ReadReport, read_history
 from offline.label_history import known_names
-from offline.labels import LabelColumns, match_labels
+from offline.labels import LabelColumns, Labels, match_labels
 from offline.training_problem import Problem, gap_text, iso, left_out, pose, split
 from offline.training_report import TrainingReport
 
@@ -74,20 +74,7 @@ def train(
             moment_us(moment, place)  # refused before the files are read, which can take minutes
     if labels is not None:
         column_names(labels)  # likewise
-    with tempfile.TemporaryDirectory(prefix="driftwood-") as scratch:
-        history, read = read_history(events, pipeline.feature_set, Path(scratch), progress=progress)
-        if not len(history):
-            raise DeveloperError("no usable event: " + "; ".join(read.sentences()))
-        source = events if labels is None else labels
-        matched = match_labels(
-            pipeline, source, columns or LabelColumns(), history.event_ids, history.times_us
-        )
-        pieces = []
-        known = matched.history(history.event_ids) if known_names(pipeline.feature_set) else None
-        for piece in backfill_chunks(pipeline.feature_set, history.chunks(), known):
-            pieces.append(piece)
-            _say(progress, "computing features", sum(map(len, pieces)) / len(history))
-        past = joined(pipeline.feature_set, pieces)
+    past, matched, read = labelled_features(pipeline, events, labels, columns=columns, progress=progress)
     problem = split(pose(pipeline, past, matched, since, until, label_gap_us))
     warnings: list[str] = []
     validation, threshold = _validate(problem, warnings, progress)
@@ -101,6 +88,35 @@ def train(
     return TrainingReport(
         pipeline.name, version, store.folder / pipeline.name / version, card, read, matched.counts
     )
+
+
+def labelled_features(
+    pipeline: Pipeline,
+    events: Source,
+    labels: Source | None = None,
+    *,
+    columns: LabelColumns | None = None,
+    chunk_rows: int = CHUNK_ROWS,
+    progress: Progress | None = None,
+) -> tuple[Backfill, Labels, ReadReport]:
+    """The features of all events, by event time and id; their labels; and what became of the records.
+
+    Windows over labels count what was known before each event. Raises DeveloperError as `train` does.
+    """
+    with tempfile.TemporaryDirectory(prefix="driftwood-") as scratch:
+        history, read = read_history(events, pipeline.feature_set, Path(scratch), progress=progress)
+        if not len(history):
+            raise DeveloperError("no usable event: " + "; ".join(read.sentences()))
+        source = events if labels is None else labels
+        matched = match_labels(
+            pipeline, source, columns or LabelColumns(), history.event_ids, history.times_us
+        )
+        known = matched.history(history.event_ids) if known_names(pipeline.feature_set) else None
+        pieces = []
+        for piece in backfill_chunks(pipeline.feature_set, history.chunks(chunk_rows), known):
+            pieces.append(piece)
+            _say(progress, "computing features", sum(map(len, pieces)) / len(history))
+        return joined(pipeline.feature_set, pieces), matched, read
 
 
 # ---- fitting and measuring
