@@ -9,13 +9,14 @@ import argparse
 import sys
 import time
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter
 
 from features.errors import DeveloperError
-from streams.figures import figures
+from streams.figures import figures, learner_figures, serving_figures
 from streams.metrics import BatchHistogram, Metrics
 from streams.settings import ENVIRONMENT_PREFIX, field_of, setting_names, shown
 
@@ -131,9 +132,12 @@ def _metric_rows() -> Iterable[str]:
     }
     # Figures of the moment are read from a worker when Prometheus asks; their names and texts are there without one.
     nothing: Any = None
-    found |= {
-        now.name: ("gauge", now.labels, now.about) for now in figures(nothing, nothing, nothing, nothing)
-    }
+    moments = (
+        figures(nothing, nothing, nothing),
+        serving_figures(nothing),
+        learner_figures(nothing, nothing),
+    )
+    found |= {now.name: ("gauge", now.labels, now.about) for now in chain.from_iterable(moments)}
     for name, (kind, of, about) in sorted(found.items()):
         yield f"| `{name}` | {kind} | {', '.join(f'`{label}`' for label in of)} | {about} |"
 

@@ -102,6 +102,10 @@ class ControlWatch:
         """What answers: the blend, the champion, or the fallback."""
         return self._control.state.mode
 
+    def mode_now(self) -> str:
+        """`mode`, for who asks each time."""
+        return self.mode
+
     async def begin(self) -> None:
         """Read what was decided before this worker started; raises as `ControlLog.catch_up`."""
         await asyncio.to_thread(self._control.catch_up)

@@ -73,7 +73,7 @@ class LearnMemory:
     publishing: asyncio.Task[None] | None = None
     later: asyncio.TimerHandle | None = None  # the next snapshot, when it is not time yet
     began_s: float = float("-inf")  # the newest snapshot, by the stage's clock
-    published_s: float = 0.0
+    behind_since_s: float | None = None
     refused: Refused | None = None
     failed: Exception | None = None
     said: str = ""
@@ -82,6 +82,11 @@ class LearnMemory:
     def behind(self) -> bool:
         """Whether something was stepped that no snapshot has."""
         return self.batches.taken != self.applied
+
+    def unpublished_s(self, now_s: float) -> float:
+        """For how long something has been stepped that no snapshot has; 0 when the newest has all."""
+        since_s = self.behind_since_s  # metrics ask from a thread of their own
+        return 0.0 if since_s is None else now_s - since_s
 
 
 @dataclass(frozen=True)
@@ -155,7 +160,7 @@ class LearnStage:
             )
         learner = await self._learner(partition.pipeline, loaded.applied)
         batches = MiniBatches(learner, self.codec, loaded.applied, dict(loaded.seen))
-        return LearnMemory(partition, loaded.epoch, loaded.applied, batches, published_s=self.clock())
+        return LearnMemory(partition, loaded.epoch, loaded.applied, batches)
 
     async def process(self, memory: LearnMemory, records: Sequence[Record]) -> int | Refused:
         """One batch without overlap; returns its last record, or why it had no effect."""
@@ -185,6 +190,8 @@ class LearnStage:
         """Have a snapshot published, if it is time; returns the batch's last record."""
         memory.in_flight = memory.in_flight[1:]
         self._count(begun.stepped)
+        if memory.behind and memory.behind_since_s is None:
+            memory.behind_since_s = self.clock()
         self._publish_when_due(memory)
         return memory.refused or begun.last
 
@@ -294,7 +301,8 @@ class LearnStage:
                 memory.refused = answer
                 return
             answer = Published(memory.state.evictions)
-        memory.applied, memory.published_s = snapshot.version, self.clock()
+        memory.applied = snapshot.version
+        memory.behind_since_s = memory.began_s if memory.behind else None
         memory.state = replace(memory.state, nbytes=len(snapshot.state), evictions=answer.dropped)
         memory.said = ""
 

@@ -21,7 +21,7 @@ from models.matured import Matured
 from streams.batch import Record
 from streams.control import COMMAND, LearnerCommand, decoded
 from streams.dead_letters import DeadLetter
-from streams.headers import FRAME, UPSTREAM, header
+from streams.headers import FRAME, header
 from streams.taken import BEFORE_ALL, OtherVersionError, superseded_by
 
 log = logging.getLogger(__name__)
@@ -72,8 +72,8 @@ class OutcomeReader(Protocol):
     @property
     def version(self) -> bytes: ...
 
-    def decode(self, value: bytes) -> Decoded:
-        """The rows. Raises ValueError for what is none of ours."""
+    def read(self, record: Record) -> tuple[str, Decoded]:
+        """The upstream partition of a record of this version, and its rows. Raises ValueError for what is none of ours."""
 
 
 @dataclass(frozen=True)
@@ -141,21 +141,16 @@ class MiniBatches:
 
     def _step(self, record: Record, done: Stepped) -> bool:
         """One mini-batch; False: it is of another version, and others were stepped before it in this call."""
-        version, upstream = header(record, FRAME), header(record, UPSTREAM)
-        if version is None or upstream is None:
-            raise ValueError("its headers are missing")
-        if version != self.codec.version:
+        version = header(record, FRAME)
+        if version not in (None, self.codec.version):
             if done.records:
                 return False
             raise OtherVersionError(
-                f"record {record.offset} of outcomes was written under pipeline version {version.decode(errors='replace')}, "
-                f"this learner runs {self.codec.version.decode()}: let the learner of the other version finish what stands "
-                "there, then start this one"
+                f"record {record.offset} of outcomes was written under pipeline version {_text(version)}, this learner runs "
+                f"{_text(self.codec.version)}: let the learner of the other version finish what stands there, then start "
+                "this one"
             )
-        try:
-            name, rows = upstream.decode(), self.codec.decode(record.value or b"")
-        except ValueError as error:
-            raise ValueError(f"it cannot be read: {error}") from error
+        name, rows = self.codec.read(record)
         self._learn(name, rows, done)
         return True
 
@@ -212,6 +207,10 @@ def restores(records: Iterable[Record]) -> list[int]:
         for command in commands
         if isinstance(command, LearnerCommand) and command.snapshot is not None
     ]
+
+
+def _text(version: bytes | None) -> str:
+    return (version or b"").decode(errors="replace")
 
 
 def _first_new(rows: Decoded, seen: Position) -> int:

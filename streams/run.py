@@ -10,8 +10,7 @@ import signal
 import sys
 import threading
 import time
-import uuid
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
@@ -22,41 +21,57 @@ from prometheus_client import CollectorRegistry
 from features.errors import OperatorError
 from features.feast_rows import FeastRows
 from features.packing import STORED_HEADER
-from features.redis_agreement import RedisAgreement
-from features.redis_pressure import RedisPressure
-from features.redis_snapshots import RedisSnapshots
-from features.redis_store import RedisStore
 from features.state import EntityState
 from models.model_store import ModelStore
 from models.pipeline import Pipeline
-from models.snapshot import signing_key
 from streams.app import FaustApp, mailbox_limits, make_app
 from streams.assembly import Ground, assemble
 from streams.control_log import ControlLog, ControlWatch
-from streams.entity_batch import stage_plans
 from streams.figures import figures, serving_figures
-from streams.metrics import Metrics
-from streams.pressure import MeasuredPublisher, Pressure
-from streams.producer import Publisher, settings_for
+from streams.foundation import Foundation, reached, shared_key
+from streams.metrics import Metrics, Now
 from streams.serving import Serving
 from streams.settings import Settings
 from streams.snapshot_watch import SnapshotFeed
-from streams.surroundings import Surroundings
-from streams.topics import PipelineTopics, TopicAdmin, pipeline_topics, predict_group
+from streams.topics import predict_group
 from streams.transport import consumer_of
-from streams.worker import Worker
+from streams.worker import Stages, Worker
 
 log = logging.getLogger(__name__)
 
 # A stored entity of which only the newest event time is known, so that warming up compiles the reading of states as well.
 EMPTY_STATE = STORED_HEADER.pack(0, 0, 8) + bytes(8)
 
+# Between two signs of life on hop-join: silence means something only to who hears them.
+TICK_S = 1.0
+
 # Between two looks at whether the worker crashed, stalls or should stop.
 LOOK_EVERY_S = 0.25
+
+# Between two signs of life of each partition upstream of the join: what it takes a label to time out comes on top of it.
+TICK_EVERY_S = 1.0
 
 
 class StalledError(OperatorError):
     """Records waited for longer than `stall_timeout` and nothing moved; a new process may do better."""
+
+
+@dataclass(frozen=True)
+class Crew:
+    """What a process does with what it stands on: its stages, the group that shares them, and what it looks after.
+
+    `figures` are its own beside every process's; `answers` names the model that answers, "" where none does.
+    """
+
+    group: str
+    stages: Stages
+    watches: Sequence[Awaitable[None]]
+    figures: Callable[[Worker], Sequence[Now]]
+    answers: Callable[[], str]
+
+
+Role = Callable[[Foundation, AsyncExitStack], Awaitable[Crew]]
+"""Puts a crew together; whatever it opens is closed by the stack."""
 
 
 @dataclass(frozen=True)
@@ -80,22 +95,61 @@ def run_worker(
     Raises `OperatorError` when the surroundings do not allow it, or no longer do. A process whose stop takes longer
     than `stop_timeout` and a half is ended hard, so that it cannot hang.
     """
+
+    async def role(ground: Foundation, down: AsyncExitStack) -> Crew:
+        return await predicting(ground, down, stages)
+
+    run_process(pipeline, settings, role, started)
+
+
+def run_process(
+    pipeline: Pipeline, settings: Settings, role: Role, started: Callable[[Started], None]
+) -> None:
+    """Run a process in this role, as `run_worker` says."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_WorkerProcess(pipeline, settings, stages, started).main())
+        runner.run(_WorkerProcess(pipeline, settings, role, started).main())
+
+
+async def predicting(ground: Foundation, down: AsyncExitStack, stages: Collection[str]) -> Crew:
+    """The predict road: ingest, and the stages of the entities."""
+    pipeline, settings = ground.pipeline, ground.settings
+    control = None
+    if ground.topics.learn is not None:
+        control = ControlWatch(ControlLog(settings, ground.topics.learn.control))
+        down.push_async_callback(control.aclose)
+        await control.begin()
+    feed = None if control is None else SnapshotFeed(ground.snapshots, shared_key(settings), control.mode_now)
+    serving = Serving(pipeline, ModelStore(settings.models_dir), feed)
+    await serving.look()  # the first batch is answered by the newest snapshot
+    below = Ground(
+        pipeline,
+        settings,
+        ground.topics,
+        ground.identities,
+        ground.store,
+        serving,
+        ground.publisher,
+        ground.metrics,
+    )
+    return Crew(
+        predict_group(pipeline.name),
+        assemble(below, stages),
+        [
+            serving.watch(settings.champion_poll.total_seconds()),
+            *([control.watch()] if control is not None else []),
+        ],
+        lambda _: serving_figures(serving),
+        lambda: serving.in_service,
+    )
 
 
 class _WorkerProcess:
     def __init__(
-        self,
-        pipeline: Pipeline,
-        settings: Settings,
-        stages: Collection[str],
-        started: Callable[[Started], None],
+        self, pipeline: Pipeline, settings: Settings, role: Role, started: Callable[[Started], None]
     ) -> None:
-        self._pipeline, self._settings, self._chosen, self._started = pipeline, settings, stages, started
+        self._pipeline, self._settings, self._role, self._started = pipeline, settings, role, started
         self._stopping = asyncio.Event()
         self._fatal: BaseException | None = None
-        self._control: ControlWatch | None = None
         self._metrics = Metrics(CollectorRegistry(), clock=time.monotonic, now_ms=lambda: time.time() * 1000)
 
     async def main(self) -> None:
@@ -114,81 +168,37 @@ class _WorkerProcess:
                 end_hard_after(1.5 * self._settings.stop_timeout.total_seconds(), reason)
 
     async def _work(self, down: AsyncExitStack) -> None:
-        ground, pressure = await self._ground(down)
-        stages = assemble(ground, self._chosen)
+        ground = await reached(self._pipeline, self._settings, self._metrics, down)
+        crew = await self._role(ground, down)
         warm_up(self._pipeline)
         calm_collector()
         worker = Worker(
-            stages,
-            pressure,
+            crew.stages,
+            ground.pressure,
             limits=mailbox_limits(self._settings),
             grace_s=self._settings.stop_timeout.total_seconds() / 2,
             clock=time.monotonic,
             fatal=self._fail,
         )
-        url = self._watch(down, worker, pressure, ground.serving)
-        group = predict_group(self._pipeline.name)
-        app = make_app(group, stages.topics, worker, self._settings, stages.identities)
+        url = self._watch(down, worker, ground, crew)
+        app = make_app(crew.group, crew.stages.topics, worker, self._settings, crew.stages.identities)
         worker.join(consumer_of(app))
         down.push_async_callback(app.stop)
         await app.start()
-        self._started(Started(self._pipeline.name, stages.topics, url, ground.serving.in_service))
+        self._started(Started(self._pipeline.name, crew.stages.topics, url, crew.answers()))
         await self._until_end(app, worker)
 
-    async def _ground(self, down: AsyncExitStack) -> tuple[Ground, Pressure]:
-        """Reach every server, and fail now rather than at the first batch."""
-        settings, pipeline = self._settings, self._pipeline
-        entities = [plan.entity for plan in stage_plans(pipeline.feature_set)]
-        topics = pipeline_topics(pipeline.name, entities, settings, learns=pipeline.learns)
-        agreement = RedisAgreement.connect(settings.redis_url, pipeline.name)
-        down.push_async_callback(agreement.aclose)
-        admin = TopicAdmin(settings)
-        begun = await agreement.begun()  # at once whether Redis answers
-        identities = await asyncio.to_thread(admin.check, topics, begun)
-        self._surroundings = Surroundings(
-            topics, identities, pipeline.feature_set.hash, admin.look_at, agreement, time.monotonic
-        )
-        await self._surroundings.enter()
-        store = RedisStore.connect(settings.redis_url, settings.repeat_ids_per_bucket)
-        down.push_async_callback(store.aclose)
-        ledger = RedisPressure.connect(settings.redis_url, pipeline.name)
-        down.push_async_callback(ledger.aclose)
-        serving = Serving(pipeline, ModelStore(settings.models_dir), await self._feed(down, topics))
-        await serving.look()  # the first batch is answered by the newest snapshot
-        troubles = self._metrics.errors
-        pressure = Pressure(ledger, uuid.uuid4().hex, settings.unread_bytes_max, troubles.labels("redis").inc)
-        client = settings.kafka_client(**{"message.max.bytes": settings.max_message_bytes})
-        publisher = Publisher(settings_for(settings.brokers, **client), troubles.labels("kafka").inc)
-        down.push_async_callback(publisher.close, settings.stop_timeout.total_seconds() / 4)
-        measured = MeasuredPublisher(publisher, pressure, [topic.name for topic in topics.hops.values()])
-        return Ground(
-            pipeline, settings, topics, identities, store, serving, measured, self._metrics
-        ), pressure
-
-    async def _feed(self, down: AsyncExitStack, topics: PipelineTopics) -> SnapshotFeed | None:
-        """Where the worker of a pipeline that learns hears of snapshots and of the serve mode."""
-        if topics.learn is None:
-            return None
-        snapshots = RedisSnapshots.connect(self._settings.redis_url)
-        down.push_async_callback(snapshots.aclose)
-        self._control = control = ControlWatch(ControlLog(self._settings, topics.learn.control))
-        down.push_async_callback(control.aclose)
-        await control.begin()
-        return SnapshotFeed(snapshots, signing_key(self._settings.models_dir), lambda: control.mode)
-
-    def _watch(self, down: AsyncExitStack, worker: Worker, pressure: Pressure, serving: Serving) -> str:
-        """Serve the metrics, and look for a new champion and for what stands unread; the metrics' URL."""
+    def _watch(self, down: AsyncExitStack, worker: Worker, ground: Foundation, crew: Crew) -> str:
+        """Serve the metrics, and look for all that may change; the metrics' URL."""
         url, stop = self._metrics.serve(self._settings.metrics_host, self._settings.metrics_port)
         down.callback(stop)
-        now = figures(worker, pressure, self._surroundings)
-        self._metrics.watch([*now, *serving_figures(serving)])
-        watches = [
-            serving.watch(self._settings.champion_poll.total_seconds()),
-            pressure.watch(),
-            self._surroundings.watch(),
-        ]
-        if self._control is not None:
-            watches.append(self._control.watch())
+        self._metrics.watch([*figures(worker, ground.pressure, ground.surroundings), *crew.figures(worker)])
+        watches = (
+            *crew.watches,
+            ground.pressure.watch(),
+            ground.surroundings.watch(),
+            worker.tick(TICK_EVERY_S),
+        )
         for watch in watches:
             down.callback(asyncio.create_task(self._guarded(watch)).cancel)
         return url

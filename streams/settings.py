@@ -331,6 +331,13 @@ class Settings(BaseSettings):
     runs_dir: Path = setting(
         Path("runs"), "Models and files", "Folder for what commands write: reports, demo data.", "None."
     )
+    signing_key: SecretStr = setting(
+        SecretStr(""),
+        "Models and files",
+        "Secret of at least 32 characters with which the learner signs its snapshots; every worker must have the same one. Unset: "
+        "a file `signing.key` in `models_dir`, made by the first process that needs it. Never shown.",
+        "None.",
+    )
     champion_poll: Duration = setting(
         timedelta(seconds=1),
         "Models and files",

@@ -23,7 +23,7 @@ from models.snapshot import Unsealed
 from streams.batch import Record
 from streams.control import COMMAND, LearnerCommand, encoded
 from streams.dead_letters import DeadLetterWriter
-from streams.headers import FRAME, UPSTREAM
+from streams.headers import FRAME, UPSTREAM, header
 from streams.learner import LearnStage, Sealing
 from streams.metrics import Metrics
 from streams.producer import Outgoing
@@ -106,8 +106,13 @@ class RowsCodec:
 
     version = VERSION
 
-    def decode(self, value: bytes) -> Rows:
-        rows = json.loads(value)
+    def read(self, record: Record) -> tuple[str, Rows]:
+        version, upstream = header(record, FRAME), header(record, UPSTREAM)
+        if version is None or upstream is None:
+            raise ValueError("its headers are missing")
+        return upstream.decode(), self._rows(json.loads(record.value or b""))
+
+    def _rows(self, rows: list[tuple[int, int, str, float]]) -> Rows:
         columns = list(zip(*rows, strict=True)) if rows else [(), (), (), ()]
         offsets, places = (np.array(column, np.int64) for column in columns[:2])
         return Rows(matured(columns[2], columns[3]), offsets, places)
