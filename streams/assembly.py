@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from features.feast_rows import FeastRows
 from features.layout import bytes_per_entity
 from features.store import StateStore
 from models.pipeline import Pipeline
+from streams.answering import AnsweringStage
 from streams.dead_letters import DeadLetterWriter
 from streams.entity_batch import EntityBatches, stage_plans
 from streams.frames import MAX_FRAME_BYTES, FrameCodec
@@ -83,9 +85,11 @@ def _entity_stage(ground: Ground, number: int) -> EntityStage:
     plan = plans[number]
     dead_letters = _dead_letters(ground, ground.topics.hops[plan.entity].name)
     batches = entity_batches(ground.pipeline, ground.settings, number)
-    return EntityStage(
-        batches, onward, ground.store, dead_letters, ground.publisher, ground.metrics, answers=last
-    )
+    made = (batches, onward, ground.store, dead_letters, ground.publisher, ground.metrics, last)
+    learn = ground.topics.learn
+    if last and learn is not None:
+        return AnsweringStage(*made, learn.hop_join, lambda: time.time() * 1_000)
+    return EntityStage(*made)
 
 
 def entity_batches(pipeline: Pipeline, settings: Settings, number: int) -> EntityBatches:

@@ -27,9 +27,11 @@ from models.model_store import ModelStore
 from models.pipeline import Pipeline
 from streams import flags
 from streams.frames import topic_digest
+from streams.join_frames import IDLE_FRAME, read_idle
 from streams.prediction import utc_texts
 from streams.producer import partition_of
 from streams.served import Served, ServedCodec
+from streams.stage import TickingStage
 from streams.versions import Versions, read_versions
 from tests.in_process import CrashedError, CrashingStore, Road
 from tests.learnt_snapshots import Shelf
@@ -450,6 +452,27 @@ def test_what_is_pinned_to_a_snapshot_that_is_lost_is_answered_by_the_champion_a
     [one] = again.predictions().values()
     assert one["flags"] == ["fallback", "snapshot_lost"]
     assert (one["mode"], one["snapshot"], list(one["parts"])) == ("champion", None, ["fallback"])
+
+
+def test_the_last_stage_says_how_far_it_is_to_every_partition_of_hop_join(tmp_path):
+    pipeline = orders([customer.count("1h"), shop.count("1h")], online=ONLINE)
+    learns = Learns(tmp_path, pipeline, partitions=2)
+    learns.answer({"placed_at": "2024-05-01T10:00:00Z", "shop": 1})
+    road = learns.road
+    [place] = [place for place in road.memories if place[0] == "orders.hop-shop" and road.read[place]]
+    stage, memory = road.stages.entities["orders.hop-shop"], road.memories[place]
+    assert isinstance(stage, TickingStage)
+    assert not isinstance(road.stages.entities["orders.hop-customer"], TickingStage)
+    asyncio.run(stage.tick(memory, idle=True))
+    for number in (0, 1):
+        said = road.log.records["orders.hop-join", number][-1]
+        assert (said.header("frame"), said.header("upstream")) == (IDLE_FRAME, memory.upstream.encode())
+        idle = read_idle(said.value or b"")
+        assert (idle.feed, idle.mark_us, idle.idle) == ("served", 1_714_557_600_000_000, True)
+    written = len(road.log.topic("orders.hop-join"))
+    memory.in_flight = (memory.applied + 1,)  # its rows are not there yet: a mark would come before them
+    asyncio.run(stage.tick(memory, idle=False))
+    assert len(road.log.topic("orders.hop-join")) == written
 
 
 # ---- hold-out, staleness
