@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -183,9 +184,8 @@ class JoinBatches:
         """Step 4: the records, one after another, through the ledger. Raises OSError of the archive."""
         for name in work.superseded:
             memory.feeds.forget(name)
-        settling = Settling(
-            self.pipeline.label, memory.state, memory.feeds, lambda positions: self._find(memory, positions)
-        )
+        find = None if self.archive is None else partial(self._find, memory, self.archive)
+        settling = Settling(self.pipeline.label, memory.state, memory.feeds, find)
         for one in work.opened:
             settling.begin(one.offset)
             self._pass_on(one, memory.feeds, settling)
@@ -297,13 +297,12 @@ class JoinBatches:
         heard = feeds.labels if one.feed == LABELS else feeds.actions
         heard(one.upstream, int(reports.known_us[one.start :].max()), one.wall_ms)
 
-    def _find(self, memory: JoinMemory, positions: Sequence[Position]) -> dict[Position, bytes]:
+    @staticmethod
+    def _find(memory: JoinMemory, archive: Archive, positions: Sequence[Position]) -> dict[Position, bytes]:
         """What was served at positions that the ledger has let go, as far as it is known."""
         found = {at: rows[at] for rows in memory.let_go for at in positions if at in rows}
         asked = [at for at in positions if at not in found]
-        if self.archive is not None and asked:
-            found |= self.archive.read(memory.partition.partition, asked)
-        return found
+        return found | archive.read(memory.partition.partition, asked) if asked else found
 
 
 def _first_after(offsets: Ints, rows: Ints, seen: Position) -> int:

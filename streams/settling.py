@@ -82,13 +82,14 @@ class DeadLabel:
 class Settling:
     """One batch of records on their way through the ledger, and what they led to.
 
-    `find` gives what was served at positions that the ledger has let go, as far as it is known.
+    `find` gives what was served at positions that the ledger has let go, as far as it is known. None: what was let go is
+    lost at once, also within a batch, or outcomes would depend on how batches are cut.
     """
 
     label: Label
     ledger: Ledger
     feeds: Feeds
-    find: Callable[[Sequence[Position]], Mapping[Position, bytes]]
+    find: Callable[[Sequence[Position]], Mapping[Position, bytes]] | None
     outcomes: list[Outcome] = field(default_factory=list)
     label_rows: list[LabelRow] = field(default_factory=list)
     let_go: dict[Position, bytes] = field(default_factory=dict)
@@ -202,7 +203,7 @@ class Settling:
 
     def _time_out_all(self, due: Mapping[bytes, Entry]) -> None:
         shrunk = [entry for entry in due.values() if entry.kind == SHRUNK and entry.label is None]
-        if shrunk:  # the archive is asked once
+        if shrunk and self.find:  # the archive is asked once
             self._found = self.find([Position(entry.offset, entry.row) for entry in shrunk])
         for digest, entry in due.items():
             self._time_out(digest, entry)
@@ -250,6 +251,8 @@ class Settling:
     def _served_row(self, entry: Entry) -> ServedRow | None:
         if entry.served:
             return unpacked(entry.served)
+        if self.find is None:
+            return None
         position = Position(entry.offset, entry.row)
         packed = self.let_go.get(position) or self._found.get(position) or self.find([position]).get(position)
         return unpacked(packed) if packed else None
