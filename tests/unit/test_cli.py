@@ -47,7 +47,7 @@ def driftwood(monkeypatch, capsys, tmp_path):
 def test_the_commands_are_those_that_are_promised():
     assert set(commands()) == {
         *("demo", "up", "run", "topics create", "topics show", "produce", "tail"),
-        *("train", "promote", "features", "doctor", "rebuild"),
+        *("train", "promote", "features", "models", "why", "doctor", "rebuild"),
     }
 
 
