@@ -9,7 +9,16 @@ import pandas as pd
 
 from examples.payments.data import between, prepare
 
-__all__ = ["STREAMED", "TRAINING", "TRAIN_UNTIL", "outcomes", "prepare", "streamed_events", "training_events"]
+__all__ = [
+    "STREAMED",
+    "TRAINING",
+    "TRAIN_UNTIL",
+    "outcomes",
+    "prepare",
+    "streamed_events",
+    "streamed_labels",
+    "training_events",
+]
 
 TRAIN_UNTIL = "2024-05-01T00:00:00Z"
 TRAINING = (date(2024, 4, 1), date(2024, 5, 1))
