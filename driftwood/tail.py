@@ -196,6 +196,9 @@ class View:
             data["event_id"] = MASK
         score = data["score"]
         shown = f"{score:.4f}" if isinstance(score, int | float) else json.dumps(score)
+        shown += _bounds(data.get("uncertainty"))
+        mode = data.get("mode", "blend")
+        shown += "" if mode == "blend" else f"  by the {mode} alone"
         decision = "no decision" if data["decision"] is None else f"decision {_word(data['decision'])}"
         flags = f"  [{', '.join(data['flags'])}]" if data["flags"] else ""
         text = f"{data['event_time']}  {data['event_id']}  score {shown}  {decision}{flags}"
@@ -255,6 +258,13 @@ class View:
         if isinstance(decoded, dict):
             return decoded if self._personal else self._schema.masked(decoded)
         return f"{len(value):,} bytes" if self._private else decoded
+
+
+def _bounds(uncertainty: object) -> str:
+    """The two bounds of a score, where there are any."""
+    if not isinstance(uncertainty, list):
+        return ""
+    return f" ({uncertainty[0]:.4f} to {uncertainty[1]:.4f})"
 
 
 def _line(data: Mapping[str, Any]) -> Line:
