@@ -174,6 +174,8 @@ def _classifier(spec: Tree) -> Any:
     return tree.HoeffdingAdaptiveTreeClassifier(
         max_depth=spec.max_depth,
         grace_period=spec.grace_period,
+        delta=spec.delta,
+        tau=spec.tau,
         seed=spec.seed,
         leaf_prediction="mc",
         binary_split=True,
@@ -185,6 +187,8 @@ def _regressor(spec: Tree) -> Any:
     return tree.HoeffdingAdaptiveTreeRegressor(
         max_depth=spec.max_depth,
         grace_period=spec.grace_period,
+        delta=spec.delta,
+        tau=spec.tau,
         seed=spec.seed,
         leaf_prediction="mean",
         splitter=QOSplitter(radius=SLOT),
