@@ -1,0 +1,63 @@
+"""The archive of predictions: rows are found by their place, however files were merged, and old ones go."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from features.store import Position
+from offline import prediction_archive
+from offline.prediction_archive import FILES_A_LEVEL, PredictionArchive
+from streams.served_rows import ServedRow
+
+DAY = 86_400_000_000
+
+
+def row(number: int, time_us: int = 0) -> tuple[Position, bytes]:
+    served = ServedRow(f"o{number}", time_us, b"", (), b"", "", 0.5, 1.0, ())
+    return Position(number // 3, number % 3), msgspec.msgpack.encode(served)
+
+
+def test_rows_are_found_by_their_place_before_and_after_files_were_merged(tmp_path: Path) -> None:
+    archive = PredictionArchive(tmp_path, "orders", 30 * DAY)
+    rows = [row(number, number) for number in range(4 * FILES_A_LEVEL)]
+    for start in range(0, len(rows), 3):
+        archive.write(1, rows[start : start + 3][::-1])
+        assert archive.read(1, [at for at, _ in rows]) == dict(rows[: start + 3])
+    assert archive.read(1, [Position(0, 7), Position(99_999, 0)]) == {}
+    assert archive.read(0, [rows[0][0]]) == {}
+    assert len(list(tmp_path.rglob("*.parquet"))) < FILES_A_LEVEL
+
+
+def test_what_is_written_again_after_a_crash_stands_there_once(tmp_path: Path) -> None:
+    archive = PredictionArchive(tmp_path, "orders", 30 * DAY)
+    archive.write(0, [row(1), row(2)])
+    archive.write(0, [row(2), row(1)])
+    assert len(list(tmp_path.rglob("*.parquet"))) == 1
+
+
+def test_a_merge_that_was_killed_before_it_deleted_anything_is_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prediction_archive, "FILES_A_LEVEL", 3)
+    archive = PredictionArchive(tmp_path, "orders", 30 * DAY)
+    rows = [row(number) for number in range(8)]
+    with monkeypatch.context() as killed:
+        killed.setattr(Path, "unlink", lambda *_, **__: None)
+        for one in rows[:4]:
+            archive.write(0, [one])
+    assert archive.read(0, [at for at, _ in rows]) == dict(rows[:4])
+    for one in rows[4:]:
+        archive.write(0, [one])
+    assert archive.read(0, [at for at, _ in rows]) == dict(rows)
+
+
+def test_rows_that_no_label_can_ask_for_any_more_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prediction_archive, "FILES_A_LEVEL", 3)
+    archive = PredictionArchive(tmp_path, "orders", 2 * DAY)
+    rows = [row(number, number * DAY) for number in range(9)]
+    for one in rows:
+        archive.write(0, [one])
+    assert archive.read(0, [at for at, _ in rows]) == dict(rows[6:])
