@@ -95,15 +95,12 @@ class PredictionArchive:
         return found
 
     def _merge(self, place: Path) -> None:
-        by_level: dict[int, list[ArchiveFile]] = {}
-        for file in _files(place):
-            by_level.setdefault(file.level, []).append(file)
-        for level, files in sorted(by_level.items()):
-            if len(files) >= FILES_A_LEVEL:
-                tables = [pq.read_table(file.path) for file in files]
-                _save(place, level + 1, self._kept(pa.concat_tables(tables)))
-                for file in files:
-                    file.path.unlink(missing_ok=True)
+        level = 0
+        while len(files := [file for file in _files(place) if file.level == level]) >= FILES_A_LEVEL:
+            level += 1
+            _save(place, level, self._kept(pa.concat_tables([pq.read_table(file.path) for file in files])))
+            for file in files:
+                file.path.unlink(missing_ok=True)
 
     def _kept(self, table: pa.Table) -> pa.Table:
         """Without what is too old, each row once, in the order of positions."""
