@@ -105,6 +105,7 @@ class OnlineInput:
         self._check(matrix)
         values = matrix.values[:, self._numbers]
         present = np.isfinite(values)
+        values = np.clip(values, -LARGEST, LARGEST)
         self.ever_missing |= (~present).any(axis=0)
         self._learn_numbers(np.where(present, values, np.nan), present)
         for codes, column in zip(self._codes, self._categories, strict=True):
@@ -183,8 +184,7 @@ class OnlineInput:
             centre[fresh], reach[fresh] = median, FURTHEST * (third - first)
         # All alike so far: whatever else comes is the first news.
         open_ = reach <= ROUNDING * np.abs(centre)
-        low = np.where(open_, -LARGEST, np.maximum(centre - reach, -LARGEST))
-        return low, np.where(open_, LARGEST, np.minimum(centre + reach, LARGEST))
+        return np.where(open_, -LARGEST, centre - reach), np.where(open_, LARGEST, centre + reach)
 
 
 def _learn_texts(codes: dict[str, int], column: pa.StringArray) -> None:
