@@ -115,7 +115,7 @@ class Begun:
 
 @dataclass(frozen=True)
 class LearnStage:
-    """The learners of one pipeline. `clock` is a monotonic clock in seconds.
+    """The learners of one pipeline. `clock` is a monotonic clock in seconds, `now_ms` the wall clock.
 
     `begins_anew`: where the store knows of no snapshot, it learns again from the first record of `outcomes`, and comes to
     what it was; a log that begins later is refused by the transport. `afresh`: where the newest snapshot belongs to other
@@ -131,6 +131,7 @@ class LearnStage:
     metrics: Metrics
     afresh: bool = False
     clock: Callable[[], float] = time.monotonic
+    now_ms: Callable[[], float] = lambda: time.time() * 1e3
     publish_every_s: float = PUBLISH_EVERY_S
     step_budget_s: float = STEP_BUDGET_S
     begins_anew: bool = True
@@ -290,7 +291,7 @@ class LearnStage:
             self.sealing.sealed("state", version, learner.state()),
             dict(batches.seen),
             tuple(batches.superseded),
-            json.dumps(learner.figures()).encode(),
+            json.dumps({**learner.figures(), "published_ms": self.now_ms()}).encode(),
         )
 
     def _answered(self, memory: LearnMemory, snapshot: Snapshot, answer: Published | Refused) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from driftwood.cli import checks, learning, models, recovery, running, topics, traffic
+from driftwood.cli import checks, learners, learning, models, recovery, running, topics, traffic
 from driftwood.cli.output import say
 from features.errors import DriftwoodError
 
@@ -47,7 +47,7 @@ def program(
     context.obj = {"debug": debug}
 
 
-for group in (running, topics, traffic, models, learning, recovery, checks):
+for group in (running, learners, topics, traffic, models, learning, recovery, checks):
     group.add_to(app)
 
 
