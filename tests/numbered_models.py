@@ -11,15 +11,16 @@ from features.plan import Floats
 from models.pipeline import Pipeline
 from models.scoring import Flags
 from streams.serving import InService
-from streams.versions import read_versions, versions_text
+from streams.versions import BLEND, CHAMPION, read_versions, versions_text
 
 
 @dataclass(frozen=True)
 class Numbered:
-    """A model whose scores depend on its version: `version` n."""
+    """A model whose scores depend on its version, `number`, and on what was learnt beside it."""
 
     pipeline: Pipeline
     number: int
+    snapshot: int
     name = "numbered"
     flags: tuple[str, ...] = ()
     threshold = 0.5
@@ -33,7 +34,9 @@ class Numbered:
         return self.pipeline.feature_set.hash
 
     def score(self, matrix: FeatureMatrix) -> Floats:
-        scores: Floats = np.nan_to_num(matrix.values).sum(axis=1) / (1_000.0 + self.number)
+        scores: Floats = np.nan_to_num(matrix.values).sum(axis=1) / (
+            1_000.0 + self.number + self.snapshot / 64.0
+        )
         return scores
 
     def unseen_categories(self, matrix: FeatureMatrix) -> Flags:
@@ -42,17 +45,22 @@ class Numbered:
 
 @dataclass
 class NumberedServing:
-    """Which model a worker has in service; it hears of a promotion when the test says so."""
+    """Which model and snapshot a worker has in service; it hears of others when the test says so.
+
+    Every second number is another snapshot of the same model, so that neither can stand in for the other in a pin.
+    """
 
     pipeline: Pipeline
     number: int
 
     def versions(self) -> str:
-        return versions_text(str(self.number), self.pipeline.version)
+        mode = (BLEND, CHAMPION)[self.number // 4 % 2]
+        return versions_text(str(self.number // 2), self.pipeline.version, mode, self.number)
 
     async def ready(self, versions: str) -> None:
-        """Every model is at hand."""
+        """Everything is at hand."""
 
     def pinned(self, versions: str) -> InService:
         pinned = read_versions(versions)
-        return InService(versions, Numbered(self.pipeline, int(pinned.model)), pinned.mode, pinned.snapshot)
+        scorer = Numbered(self.pipeline, int(pinned.model), pinned.snapshot)
+        return InService(versions, scorer, pinned.mode, pinned.snapshot)

@@ -17,6 +17,7 @@ from hypothesis.stateful import (
     rule,
 )
 
+from driftwood import scaled_logistic
 from models.pipeline import Pipeline
 from streams import frames
 from tests.in_process import Place
@@ -25,16 +26,17 @@ from tests.protocol_world import World
 from tests.shop_events import customer, orders, random_orders, shop
 from tests.undisturbed_run import assert_undisturbed
 
-TWO_ENTITIES = orders(
-    [
-        "amount",
-        customer.count("1h", "7d"),
-        customer.mean("amount", "1d"),
-        shop.sum("amount", "2h"),
-        shop.last("amount", within="6h"),
-    ],
-    fallback=0.1,
-)
+FEATURES = [
+    "amount",
+    customer.count("1h", "7d"),
+    customer.mean("amount", "1d"),
+    shop.sum("amount", "2h"),
+    shop.last("amount", within="6h"),
+]
+TWO_ENTITIES = orders(FEATURES, fallback=0.1)
+LEARNS = orders(
+    FEATURES, fallback=0.1, online=[scaled_logistic()]
+)  # what was served goes to the join stage as well
 NO_WINDOWS = orders(["amount"], fallback=0.1)  # one stage, which drops repeated ids and scores
 STEPS = (
     "load",
@@ -79,7 +81,7 @@ class BatchProtocol(RuleBasedStateMachine):
         self.focus: tuple[Any, ...] = ()
 
     @initialize(
-        pipeline=st.sampled_from([TWO_ENTITIES, TWO_ENTITIES, NO_WINDOWS]),
+        pipeline=st.sampled_from([LEARNS, TWO_ENTITIES, NO_WINDOWS]),
         partitions=st.integers(1, 2),
         capacity=st.integers(3, 8),
         processes=st.integers(1, 2),
@@ -278,7 +280,7 @@ class BatchProtocol(RuleBasedStateMachine):
     @rule(number=numbers)
     @precondition(lambda self: self.w.living())
     def promote(self, number: int) -> None:
-        """Another model; workers that start from now on have it, and one of the others hears of it."""
+        """Another model or snapshot; workers that start from now on have it, and one of the others hears of it."""
         self.w.champion += 1
         self._one(number, self.w.living()).serving.number = self.w.champion
 

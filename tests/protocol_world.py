@@ -42,7 +42,9 @@ class World:
         self.loop.set_task_factory(owned_task)
         self.settings = Settings(partitions=partitions)
         entities = [plan.entity for plan in stage_plans(pipeline.feature_set)]
-        self.topics: PipelineTopics = pipeline_topics(pipeline.name, entities, self.settings)
+        self.topics: PipelineTopics = pipeline_topics(
+            pipeline.name, entities, self.settings, learns=pipeline.learns
+        )
         self.log = Log({topic.name: topic.partitions for topic in self.topics})
         self.hops = [topic.name for topic in self.topics.hops.values()]
         self.metrics = Metrics(CollectorRegistry(), clock=lambda: 0.0, now_ms=lambda: 0.0)

@@ -13,8 +13,11 @@ from features.memory_store import MemoryStore
 from features.store import POSITION_BYTES, Claim, Claimed, Position, Refused
 from models.pipeline import Pipeline
 from streams.frames import Frame, FrameCodec
+from streams.prediction import position_text
+from streams.served import ServedCodec
 from streams.taken import BEFORE_ALL
 from streams.topics import PipelineTopics
+from streams.versions import read_versions
 from tests.in_process import Log, Road
 from tests.protocol_world import World
 from tests.recorded_order import assert_as_recorded
@@ -22,7 +25,7 @@ from tests.recorded_order import assert_as_recorded
 NO_MODELS = Path("no-models-here")
 
 # What a prediction owes to the model that made it: the rest is the event's and the windows'.
-OF_THE_MODEL = ("score", "decision", "parts", "threshold", "threshold_version", "flags")
+OF_THE_MODEL = ("score", "decision", "parts", "threshold", "threshold_version", "flags", "mode", "snapshot")
 
 
 def assert_undisturbed(world: World) -> None:
@@ -36,6 +39,7 @@ def assert_undisturbed(world: World) -> None:
         assert _rows_seen(world.pipeline, world.log, number, topic) == expected, f"rows of {topic}"
     assert _dead(world.log, world.topics) == _dead(peace.log, world.topics)
     _assert_answers(world)
+    _assert_served(world)
 
 
 class _ToldStore(MemoryStore):
@@ -123,10 +127,31 @@ def _assert_answers(world: World) -> None:
     copies = world.answers()
     for position, values in copies.items():
         documents = [json.loads(value) for value in values]
-        models = {json.dumps(document["parts"]) for document in documents}
+        models = {json.dumps([document["parts"], document.get("mode")]) for document in documents}
         assert len(models) == len(values), f"one model gave two answers to {position}"
         assert len({_without_the_model(document) for document in documents}) == 1, position
     assert_as_recorded(_First(world))
+
+
+def _assert_served(world: World) -> None:
+    """What stands on hop-join is what the predictions say, under the versions that they name; each position once a pin."""
+    if world.topics.learn is None:
+        return
+    codec, answers = ServedCodec(world.pipeline), world.answers()
+    topic, standing = world.topics.learn.hop_join.name, set()
+    for record in world.log.topic(topic):
+        served = codec.decode(record.value or b"")
+        frame = served.frame
+        places = (frame.origin_topics, frame.origin_partitions, frame.origin_offsets)
+        for row, origin in enumerate(zip(*(column.tolist() for column in places), strict=True)):
+            position = position_text(world.topics.events.name, *origin)
+            standing.add(position)
+            versions = read_versions(served.versions)
+            said = [json.loads(value) for value in answers[position]]
+            assert (served.score[row], versions.snapshot, versions.mode) in [
+                (one["score"], one["snapshot"], one["mode"]) for one in said
+            ], position
+    assert standing == answers.keys()
 
 
 def _without_the_model(document: dict[str, Any]) -> str:
