@@ -11,7 +11,7 @@ own intercept takes steps of a constant size, which on rare positives are far to
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -179,19 +179,16 @@ class LinearModel:
 
 def columns(seen: Seen, encoding: OnlineInput) -> tuple[list[str], Floats]:
     """The names and values float64[n, W] of all columns that are not 0 in every row."""
-    pairs = [(BIAS, np.ones(len(seen))), *_columns(seen, encoding)]
-    return [name for name, _ in pairs], np.stack([values for _, values in pairs], axis=1)
-
-
-def _columns(seen: Seen, encoding: OnlineInput) -> Iterator[tuple[str, Floats]]:
-    for at, name in enumerate(encoding.number_names):
-        if seen.numbers[:, at].any():
-            yield name, seen.numbers[:, at]
-        if seen.missing[:, at].any():
-            yield _missing_name(name), seen.missing[:, at].astype(np.float64)
+    numbers = encoding.number_names
+    names = [BIAS, *numbers, *map(_missing_name, numbers)]
+    blocks = [np.ones((len(seen), 1)), seen.numbers, seen.missing]
     for at, name in enumerate(encoding.category_names):
-        for code in np.unique(seen.codes[:, at]).tolist():
-            yield _code_name(name, code), (seen.codes[:, at] == code).astype(np.float64)
+        codes = np.unique(seen.codes[:, at])
+        names += [_code_name(name, code) for code in codes.tolist()]
+        blocks.append(seen.codes[:, at, None] == codes)
+    values = np.concatenate(blocks, axis=1)
+    kept = np.flatnonzero(values.any(axis=0)).tolist()
+    return [names[at] for at in kept], values[:, kept]
 
 
 def _missing_name(name: str) -> str:
