@@ -43,7 +43,7 @@ from models.outcomes import (
     UNKNOWN,
 )
 from streams.feeds import Feeds
-from streams.join_frames import LABEL_ROW
+from streams.join_frames import LABEL_ROW, NO_MARK
 from streams.labels import BLOCKED
 from streams.ledger import ROW, SETTLED, SHRUNK, WAITING, Entry, Ledger, Told, digest_of, fits
 from streams.outcomes import Outcome
@@ -106,7 +106,9 @@ class Settling:
         """It has ended, it had so many rows: time passes."""
         self.feeds.advance()
         clock, most = self.feeds.clock, max(rows, PASS_ROWS)
-        for digest, entry in self.ledger.shrinking(clock.now_us, most):
+        # Where nothing can be read back, what was served stays as long as there is room for it.
+        old_us = NO_MARK if self.find is None else clock.now_us
+        for digest, entry in self.ledger.shrinking(old_us, most):
             self._shrink(digest, entry)
         if not clock.stalled:
             self._time_out_all(dict(self.ledger.timing_out(clock.due_us, most)))

@@ -200,7 +200,7 @@ class Oracle:
 
     def _pass(self, most: int) -> None:
         horizon_us = self.horizons.horizon_us
-        for row in self._due(_is_hot, self.now_us - self.horizons.hot_us)[:most]:
+        for row in self._due(_is_hot, self.now_us - self.horizons.hot_us)[:most] if self.archived else ():
             row.hot = False
         while len(hot := [row for row in self.rows.values() if _is_hot(row)]) > self.horizons.most_rows:
             min(hot, key=_age).hot = False
