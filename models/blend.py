@@ -46,7 +46,7 @@ class Blend:
     """How the parts become one score.
 
     - `rate`: how sharply weights follow losses, in 1 over nats. 1 is Bayes' rule for a mixture of models of which one is
-      right; less averages more, which is better where none is.
+      right; less averages more, which is better where none is (docs/decisions/0032).
     - `share`: part of the weight that is handed round after each label. Its inverse is the number of labels after which
       the blend expects another model to be the best.
     - `floor`: the least weight of the champion, from 0 to 1.
@@ -63,9 +63,9 @@ class Blend:
         features.errors.PipelineError: Blend(floor): 2; expected a number from 0 to 1
     """
 
-    rate: float = 0.1
-    share: float = 0.0005
-    floor: float = 0.1
+    rate: float = 0.02
+    share: float = 0.001
+    floor: float = 0.2
     pool: Pool = "logit"
     calibrate: bool = True
     mature_after: str | None = None
@@ -113,6 +113,12 @@ class FixedShare:
             self._scale(self.weights.keys(), 1.0)
             self._keep_floor()
 
+    def restart(self) -> None:
+        """Another champion answers: what was earned beside the old one says nothing, so everybody joins anew."""
+        names = [name for name in self.weights if name != CHAMPION]
+        self.weights = fresh_weights(names)
+        self._keep_floor()
+
     def update(self, losses: Mapping[str, Floats], importance: Floats) -> None:
         """Take in n labels, one after the other: `losses` float64[n] by model, NaN where it sleeps."""
         names = [name for name in self.weights if name in losses]
@@ -152,6 +158,17 @@ class FixedShare:
     def restore(self, state: Mapping[str, float]) -> None:
         """Go on with kept weights."""
         self.weights = dict(state)
+
+
+def fresh_weights(learners: Sequence[str]) -> dict[str, float]:
+    """The weights beside a champion that was not judged yet.
+
+    Example:
+        >>> fresh_weights(["logistic"])
+        {'champion': 0.95, 'logistic': 0.05}
+    """
+    entry = min(ENTRY, 0.5 / max(len(learners), 1))
+    return {CHAMPION: 1 - entry * len(learners), **dict.fromkeys(learners, entry)}
 
 
 def pooled(kind: str, pool: Pool, scores: Mapping[str, Floats], weights: Mapping[str, float]) -> Floats:

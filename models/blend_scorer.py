@@ -17,7 +17,7 @@ import numpy as np
 from features.errors import SnapshotError
 from features.feature_set import FeatureMatrix
 from features.plan import Floats
-from models.blend import CHAMPION, pooled
+from models.blend import CHAMPION, fresh_weights, pooled
 from models.calibrator import Calibrator
 from models.losses import present
 from models.pipeline import Pipeline
@@ -64,7 +64,12 @@ class BlendScorer:
             for name, part in learners.items()
             if name in specs
         }
-        self._weights = self._served_weights(state["weights"])
+        weights = state["weights"]
+        if state["champion"] not in (CHAMPION, champion.name):
+            # Another champion than the one beside which all this was earned, and none of its outcomes is known yet.
+            weights = fresh_weights([name for name in weights if name != CHAMPION])
+            self._calibrator = None
+        self._weights = self._served_weights(weights)
 
     @property
     def version(self) -> str:

@@ -27,6 +27,7 @@ from models.blend import CHAMPION, LEAST_JUDGED, FixedShare, pooled
 from models.blend_scorer import SCORING_FORMAT
 from models.calibrator import Calibrator
 from models.decision import CostMatrix
+from models.fallback import FallbackScorer
 from models.guard import LossGuard, nonsense
 from models.losses import present, row_losses
 from models.matured import Matured
@@ -48,6 +49,11 @@ LEAST_JUDGEMENTS = 200
 # One held-out event stands for 1 / propensity events. In weights and calibration for no more than this many: a single
 # label must not throw them over.
 MOST_IMPORTANCE = 10.0
+
+# The parts by which a champion answers. Any other part that is no learner's comes of one that was taken out of the
+# pipeline: it is measured as long as its outcomes come, and weighs nothing.
+FALLBACK: Final = FallbackScorer.name
+CHAMPIONS: Final = (FALLBACK, "lightgbm")
 
 # Outcomes after which the champion's squared error (the unit of a regression's losses) has half forgotten an old one.
 _SCALE_MEMORY = 5_000
@@ -117,6 +123,7 @@ class Learning:
         if not len(batch):
             return
         first = batch.select(batch.learnt & ~batch.undoing)
+        self._follow_champion(first)
         for mature in self._maturity.take(self._judged(first), int(batch.known_us.max())):
             self._judge(mature)
 
@@ -133,15 +140,28 @@ class Learning:
 
     def _scores(self, batch: Matured) -> dict[str, Floats]:
         """By part: the champion's under that name, the learners' where they were born already."""
-        scores = {CHAMPION: np.full_like(batch.score, np.nan)}
-        for name, part in batch.parts.items():
-            learner = self._learners.get(name)
-            if learner is None:
-                self._champion = name if len(batch) else self._champion
-                scores[CHAMPION] = np.where(_like(present(part), part), part, scores[CHAMPION])
-            else:
-                scores[name] = np.where(_like(batch.times_us >= learner.born_us, part), part, np.nan)
+        absent = np.full_like(batch.score, np.nan)
+        scores = {CHAMPION: batch.parts.get(self._champion, absent)}
+        for name, learner in self._learners.items():
+            if name in batch.parts:
+                born = _like(batch.times_us >= learner.born_us, batch.score)
+                scores[name] = np.where(born, batch.parts[name], np.nan)
         return scores
+
+    def _follow_champion(self, batch: Matured) -> None:
+        """Weights and calibration begin anew with the first outcome that another champion has answered.
+
+        The fallback comes before every champion and never after one: where an operator lets it answer for a while, the
+        champion's weight waits.
+        """
+        seen = [name for name in CHAMPIONS if name in batch.parts and present(batch.parts[name]).any()]
+        if not seen or seen[-1] == self._champion or (self._champion != CHAMPION and seen == [FALLBACK]):
+            return
+        if self._champion != CHAMPION:
+            self._weights.restart()
+            self._calibrator = Calibrator(self._kind)
+            self._maturity.forget(CHAMPION)
+        self._champion = seen[-1]
 
     def _groups(self, codes: Floats) -> Ints:
         if self._kind != "regression":
@@ -260,6 +280,7 @@ class Learning:
                 "format": SCORING_FORMAT,
                 "pool": self._blend.pool,
                 "weights": self._weights.state(),
+                "champion": self._champion,
                 "calibrator": self._calibrator.state() if self._blend.calibrate else None,
                 "learners": {
                     name: learner.model.scoring_bytes()
