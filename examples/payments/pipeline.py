@@ -17,9 +17,11 @@ from driftwood import (
     Label,
     LightGBM,
     Pipeline,
+    bounded_tree,
     day_of_week,
     expression,
     hour_of_day,
+    scaled_logistic,
     unit,
 )
 
@@ -56,7 +58,15 @@ payments = Pipeline(
         expression("amount_to_usual", "amount / customer_amount_mean_30d"),
         terminal.count("1d", "7d", "30d"),
         terminal.rate("fraud", "1d", "7d", "30d"),
+        # Nothing new for trees. A linear learner sees small amounts, bursts and first frauds by these.
+        expression("night", "hour_of_day < 6"),
+        expression("amount_log", "log(amount)"),
+        expression("amount_to_usual_log", "log(amount_to_usual)"),
+        expression("burst", "customer_count_1d / (customer_count_30d + 1)"),
+        expression("terminal_fraud_rate_root", "sqrt(terminal_fraud_rate_7d)"),
     ],
     batch=LightGBM(rounds=100, num_leaves=15, min_data_in_leaf=50),
+    # One payment in 120 is fraud, so gradients are small: steps are larger than usual.
+    online=[scaled_logistic(learning_rate=0.5), bounded_tree()],
     fallback=0.008,
 )
