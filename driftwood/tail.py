@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -15,12 +16,15 @@ from typing import Any, Protocol
 from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
 
 from features.errors import DeveloperError, PositionError, TopicError
+from features.label_rows import NO_TIME
+from features.plan import EntityPlan
 from features.rows import entity_keys
 from features.schema import MASK
 from models.pipeline import Pipeline
 from streams.entity_batch import stage_plans
 from streams.frames import FrameCodec
-from streams.headers import POSITION
+from streams.headers import FRAME, POSITION
+from streams.label_frames import LabelFrameCodec
 from streams.prediction import utc_texts
 from streams.settings import Settings
 from streams.topics import ANSWER_WITHIN_S, PipelineTopics, Topic
@@ -224,9 +228,12 @@ class View:
 
     def _hop(self, number: int) -> Callable[[Message], Iterator[Line]]:
         plan = stage_plans(self._pipeline.feature_set)[number]
-        codec = FrameCodec(self._pipeline.feature_set, number)
+        codec, label_codec = FrameCodec(self._pipeline.feature_set, number), LabelFrameCodec(plan)
 
         def lines(message: Message) -> Iterator[Line]:
+            if dict(_headers(message)).get(FRAME) == label_codec.version:
+                yield from self._label_rows(message, plan, label_codec)
+                return
             rows = codec.decode(_bytes(message.value())).rows
             keys = entity_keys(rows, plan.keys) if plan.keys else [None] * len(rows)
             hidden = any(self._schema[name].privacy != "free" for name in plan.keys) and not self._personal
@@ -242,6 +249,27 @@ class View:
                 yield _line(data)
 
         return lines
+
+    def _label_rows(self, message: Message, plan: EntityPlan, codec: LabelFrameCodec) -> Iterator[Line]:
+        """What became known of an entity's events, for its windows over labels."""
+        rows = codec.decode(_bytes(message.value())).rows
+        hidden = any(self._schema[name].privacy != "free" for name in plan.keys) and not self._personal
+        every = zip(rows.keys, utc_texts(rows.known_us), rows.values.tolist(), strict=True)
+        for row, (key, known_at, values) in enumerate(every):
+            said = dict(zip(plan.label_inputs, values, strict=True))
+            known = {name: None if math.isnan(value) else value for name, value in said.items()}
+            corrects = bool(rows.replaced_known_us[row] != NO_TIME) or None
+            shown = MASK if hidden else key
+            yield _line(
+                {
+                    **_place(message),
+                    "row": row,
+                    "known_at": known_at,
+                    "key": shown,
+                    **known,
+                    "corrects": corrects,
+                }
+            )
 
     def _shown_key(self, message: Message) -> str | None:
         key = message.key()
