@@ -421,3 +421,13 @@ def test_the_demo_trains_on_april_and_streams_may_and_june_with_an_outcome_each(
         and ((outcomes["outcome"] == "genuine") == (outcomes["label"] == 0)).all()
     )
     assert set(demo.streamed_labels(tmp_path)["payment_id"]) == set(streamed["payment_id"])
+
+
+def test_the_pipeline_has_the_windows_of_the_book_and_shares_by_labels_that_became_known():
+    names = set(load_pipeline("payments").feature_set.names)
+    for days in (1, 7, 30):
+        assert {f"customer_count_{days}d", f"customer_amount_mean_{days}d"} <= names
+        assert {f"terminal_count_{days}d", f"terminal_fraud_rate_{days}d"} <= names
+    label = load_pipeline("payments").label
+    assert label.silent_code == 0.0
+    assert Switches().label_delay * DAY_US < label.horizon_us  # or every label would come too late
