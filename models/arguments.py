@@ -39,7 +39,7 @@ def expected_call(error: BaseException) -> str | None:
 
     Example:
         >>> expected_call(TypeError("Label.__init__() got an unexpected keyword argument 'horizn'"))
-        "'horizon' (there are: name, kind, classes, horizon, when_silent)"
+        "'horizon' (there are: name, kind, classes, horizon, when_silent, values, holdout)"
     """
     found = re.match(r"([\w.]+)\(\) ", str(error)) if isinstance(error, TypeError) else None
     called = _CALLED.get(found[1]) if found else None

@@ -208,6 +208,24 @@ def test_the_classes_are_rivers_one_against_the_rest():
     assert np.abs(model.score(given) - expected).max() < 1e-9
 
 
+@pytest.mark.parametrize("kind", ["binary", "regression"])
+def test_a_step_is_rivers_learn_many(kind):
+    estimator = linear_model.LogisticRegression if kind == "binary" else linear_model.LinearRegression
+    bare: Any = estimator(optimizer=optim.AdaGrad(0.1), intercept_lr=0.0, clip_gradient=1e3)
+    spec = (scaled_logistic if kind == "binary" else scaled_linear)(rows_per_step=1_000)
+    model: Any = spec.make(pipeline(kind, [spec]))
+    for seed in range(8):
+        given, behind = rows(60, seed)
+        codes, weights = codes_of(kind, behind), np.linspace(0.5, 2.0, 60)
+        model.learn(given, codes, weights)
+        names, values = river_rows(model, given)
+        target = codes == 1.0 if kind == "binary" else model._target.scaled(codes)
+        bare.learn_many(pd.DataFrame(values, columns=names), pd.Series(target), pd.Series(weights))
+    assert bare.weights.keys() == model._parts[0].weights.keys()
+    for name, weight in bare.weights.items():
+        assert weight == pytest.approx(model._parts[0].weights[name], rel=1e-10)
+
+
 def test_a_weight_of_two_is_learnt_as_twice_the_gradient():
     heavy, light, twice = (taught("binary", scaled_logistic(rows_per_step=100), 1) for _ in range(3))
     given, behind = rows(10, 3)
