@@ -23,7 +23,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from features.store import Position
+from models.pipeline import Pipeline
 from streams.served_rows import unpacked
+from streams.settings import Settings
 
 FILES_A_LEVEL = 32
 
@@ -113,6 +115,14 @@ class PredictionArchive:
 
     def _place(self, partition: int) -> Path:
         return self._folder / str(partition)
+
+
+def archive_of(pipeline: Pipeline, settings: Settings) -> PredictionArchive:
+    """The archive of a pipeline, below `runs_dir`: all processes of its learn road must see the same folder.
+
+    Rows are kept for two horizons: a partition that lags by one still finds what its labels ask for.
+    """
+    return PredictionArchive(settings.runs_dir / "archive", pipeline.name, 2 * pipeline.label.horizon_us)
 
 
 def _files(place: Path) -> Iterator[ArchiveFile]:

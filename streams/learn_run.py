@@ -23,6 +23,7 @@ from streams.learner import LearnStage, Sealing
 from streams.metrics import Now
 from streams.outcomes import OutcomeCodec
 from streams.run import Crew, Started, run_process
+from streams.served_rows import Archive
 from streams.settings import Settings
 from streams.topics import learn_group
 from streams.worker import Stages, Worker
@@ -49,26 +50,28 @@ def run_learner(
     started: Callable[[Started], None] = lambda _: None,
     *,
     afresh: bool = False,
+    archive: Archive | None = None,
 ) -> None:
     """Run the learn road of a pipeline until SIGTERM or SIGINT, then stop gracefully; as `streams.run.run_worker`.
 
     `afresh`: where the newest snapshot cannot be used (another pipeline version, another key), go on behind it with
-    learners that have seen nothing. Raises `DeveloperError` for a pipeline that does not learn.
+    learners that have seen nothing. `archive` keeps what is too old for the ledger. Raises `DeveloperError` for a pipeline
+    that does not learn.
     """
 
     async def role(ground: Foundation, down: AsyncExitStack) -> Crew:
-        return learning_crew(ground, afresh=afresh)
+        return learning_crew(ground, afresh=afresh, archive=archive)
 
     run_process(pipeline, settings, role, started)
 
 
-def learning_crew(ground: Foundation, *, afresh: bool) -> Crew:
+def learning_crew(ground: Foundation, *, afresh: bool, archive: Archive | None = None) -> Crew:
     """The learn road: the sources, the join, and the learner."""
     pipeline, topics = ground.pipeline, ground.topics
     learning = topics.learning
     joined = JoinGround(
         *(pipeline, ground.settings, topics, ground.identities, ground.store),
-        *(ground.publisher, ground.metrics),
+        *(ground.publisher, ground.metrics, archive),
     )
     stages = Stages(
         pipeline.name,

@@ -55,6 +55,7 @@ def learn(
     One process owns the learners. More of them share the join of labels, and stand by to take the learners over.
     """
     from driftwood.logs import set_up_logging
+    from offline.prediction_archive import archive_of
     from streams.learn_run import run_learner
     from streams.run import Started
 
@@ -67,7 +68,8 @@ def learn(
 
     values = loaded(settings, overrides)
     set_up_logging(values)
-    run_learner(_learning(pipeline), values, ready, afresh=afresh)
+    learning = _learning(pipeline)
+    run_learner(learning, values, ready, afresh=afresh, archive=archive_of(learning, values))
 
 
 def serve_mode(
