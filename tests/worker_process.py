@@ -166,7 +166,7 @@ def main() -> None:
     def say(started: Started) -> None:
         print(json.dumps(asdict(started)), flush=True)
 
-    threading.Thread(target=_end_with_stdin, daemon=True).start()
+    threading.Thread(target=end_with_stdin, daemon=True).start()
     try:
         settings = load_settings()
         set_up_logging(settings)
@@ -176,7 +176,8 @@ def main() -> None:
         sys.exit(error.exit_code)
 
 
-def _end_with_stdin() -> None:
+def end_with_stdin() -> None:
+    """End the process when its stdin closes: for a thread."""
     # The file itself, unbuffered: a thread that holds the lock of `sys.stdin` when the interpreter ends aborts it.
     while os.read(0, 1):
         pass
