@@ -25,6 +25,7 @@ from streams.learn_road import JoinStage
 from streams.ledger import ROW, SETTLED, Entry, Horizons, Ledger, digest_of
 from streams.outcomes import OutcomeCodec, take_outcomes
 from streams.taken import OtherVersionError
+from tests import join_world
 from tests.in_process import LogRecord
 from tests.join_world import (
     HORIZON,
@@ -204,8 +205,15 @@ def hourly_labels(topic: JoinTopic, hour: int, wall_ms: int) -> None:
     topic.reports(LABELS, "labels/0", [Report(f"h{hour}-{number}", known_us) for number in (0, 3)], wall_ms)
 
 
-def test_an_outage_of_seven_days_teaches_no_false_negative() -> None:
-    """Positives alone are told; all others are negatives by time-out, two hours after their event."""
+@pytest.mark.parametrize("silence_ms", [60_000, 10**12])
+def test_an_outage_of_seven_days_teaches_no_false_negative(
+    monkeypatch: pytest.MonkeyPatch, silence_ms: int
+) -> None:
+    """Positives alone are told; all others are negatives by time-out, two hours after their event.
+
+    Also where nobody notices that the feed is silent.
+    """
+    monkeypatch.setattr(join_world, "SILENCE_MS", silence_ms)
     topic = topic_of(returns(horizon="2h"))
     horizons = Horizons(2 * HORIZON, 2 * HORIZON, 100_000)
     for hour in range(24):
