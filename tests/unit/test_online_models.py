@@ -27,7 +27,8 @@ from sklearn.metrics import roc_auc_score
 
 from driftwood import bounded_tree, river_model, scaled_linear, scaled_logistic
 from features.errors import ModelError, PipelineError, SnapshotError
-from models.linear import columns
+from features.feature_set import FeatureMatrix
+from models.linear import LinearModel, columns
 from models.online_input import FIRST_TEXT, MOST_TEXTS, OnlineInput
 from models.online_model import taken
 from models.river_model import RiverModel, as_they_are
@@ -224,6 +225,18 @@ def test_a_step_is_rivers_learn_many(kind):
     assert bare.weights.keys() == model._parts[0].weights.keys()
     for name, weight in bare.weights.items():
         assert weight == pytest.approx(model._parts[0].weights[name], rel=1e-10)
+
+
+def test_scores_of_wide_rows_do_not_depend_on_how_they_are_cut():
+    # BLAS groups its sums by the shape of what it is given: it shows from some tens of columns on.
+    names, source = tuple(f"f{at}" for at in range(60)), np.random.default_rng(1)
+    model = LinearModel(scaled_logistic(), "binary", 1, OnlineInput(names, ()))
+    wide = FeatureMatrix(names, source.lognormal(0, 2, (500, 60)), {})
+    model.learn(wide, (source.random(500) < 0.3).astype(np.float64))
+    whole = model.score(wide)
+    for size in (1, 3, 7, 64, 499):
+        cut = [model.score(taken(wide, part)) for part in np.split(np.arange(500), range(size, 500, size))]
+        assert np.concatenate(cut).tobytes() == whole.tobytes()
 
 
 def test_a_weight_of_two_is_learnt_as_twice_the_gradient():
