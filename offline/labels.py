@@ -90,6 +90,7 @@ class Labels:
     def history(self, event_ids: pa.Array) -> LabelHistory:
         """The labels as rows for the windows over them, among the events in their order (`event_ids`: theirs)."""
         values = np.column_stack([self.codes, self.values])
+        values[np.isnan(self.codes)] = np.nan  # an event without a label has nothing that comes with one
         return label_history(self.label, self.times_us, event_ids, self.event, self.known_us, values)
 
     def delay_us(self, cut_us: int, share: float) -> int:

@@ -119,6 +119,8 @@ class LabelDecoder:
             raise _BadRecordError("missing_field", f"$.{name}", f"the required field {name!r} is not there")
         code = self._code(document[name])
         values = tuple(_number(document, value) for value in self._label.values)
+        if math.isnan(code):  # an event without a label has nothing that comes with one
+            values = (math.nan,) * len(values)
         return event_id, self._moment(document, KNOWN_AT, record[1]), code, values
 
     def _action_of(self, record: Record) -> tuple[str, int, int]:

@@ -77,7 +77,7 @@ def known(events: pd.DataFrame, seed: int = 6) -> pd.DataFrame:
         delay = random.integers(30, 600) * MINUTE
         for _ in range(random.choice([0, 1, 2, 3], p=[0.1, 0.6, 0.2, 0.1])):
             late = None if random.random() < 0.1 else int(random.random() < 0.4)
-            minutes = None if late is None else float(random.normal(30 * late, 10))
+            minutes = float(random.normal(30 * (late or 0), 10))
             lines.append((event.flight_id, late, minutes, at + delay))
             if random.random() < 0.2:
                 lines.append((event.flight_id, late, minutes, at + delay + MINUTE))  # said again
@@ -101,6 +101,9 @@ def by_brute_force(events: pd.DataFrame, labels: pd.DataFrame, when_silent: floa
         own: pd.DataFrame = labels[labels.flight_id == event.flight_id].sort_values("known_at", kind="stable")
         said: tuple[int, list[float]] | None = None
         inside = [(row.known_at, float(row.late), float(row.delay)) for row in lines_of(own)]
+        inside = [
+            row if row[1] == row[1] else (row[0], np.nan, np.nan) for row in inside
+        ]  # null has no values
         inside = [row for row in inside if 0 <= row[0] - event.at <= HORIZON]
         if not inside and when_silent is not None:
             inside = [(event.at + HORIZON, when_silent, np.nan)]

@@ -47,10 +47,11 @@ def test_without_known_at_it_was_known_when_the_broker_took_it() -> None:
     assert decoded(label())[2] == STAMP_MS * 1_000
 
 
-def test_null_is_a_label_without_a_code_and_absent_values_are_missing() -> None:
-    _, code, _, values = decoded(label(returned=None, minutes=None))
+def test_null_is_a_label_without_a_code_or_values_and_absent_values_are_missing() -> None:
+    _, code, _, values = decoded(label(returned=None, minutes=12.5))
     assert math.isnan(code)
     assert math.isnan(values[0])
+    assert math.isnan(decoded(label(minutes=None))[3][0])
 
 
 @pytest.mark.parametrize(
