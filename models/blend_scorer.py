@@ -19,6 +19,7 @@ from features.feature_set import FeatureMatrix
 from features.plan import Floats
 from models.blend import CHAMPION, fresh_weights, pooled
 from models.calibrator import Calibrator
+from models.champion_input import is_over_champion, with_champion
 from models.losses import present
 from models.pipeline import Pipeline
 from models.scoring import Flags, Scored, Scorer
@@ -57,18 +58,19 @@ class BlendScorer:
         self._calibrator = None
         if state["calibrator"] is not None:
             self._calibrator = Calibrator.restore(self._kind, state["calibrator"])
-        specs = {spec.name: spec for spec in pipeline.online}
-        learners = {} if mode == "fallback" else state["learners"]
-        self._learners = {
-            name: specs[name].scorer(pipeline, part_of(scoring, part))
-            for name, part in learners.items()
-            if name in specs
-        }
+        # Another champion than the one beside which all this was earned: none of its outcomes is known yet.
+        unjudged = state["champion"] not in (CHAMPION, champion.name)
         weights = state["weights"]
-        if state["champion"] not in (CHAMPION, champion.name):
-            # Another champion than the one beside which all this was earned, and none of its outcomes is known yet.
+        if unjudged:
             weights = fresh_weights([name for name in weights if name != CHAMPION])
             self._calibrator = None
+        specs = {spec.name: spec for spec in pipeline.online}
+        self._over_champion = {name for name, spec in specs.items() if is_over_champion(spec)}
+        self._learners = {
+            name: specs[name].scorer(pipeline, part_of(scoring, part))
+            for name, part in state["learners"].items()
+            if mode != "fallback" and name in specs and not (unjudged and name in self._over_champion)
+        }
         self._weights = self._served_weights(weights)
 
     @property
@@ -104,7 +106,8 @@ class BlendScorer:
         champion = self._champion.score(matrix)
         parts = {self._champion.name: champion}
         for name, learner in self._learners.items():
-            parts[name] = _finite(name, learner, matrix, champion)
+            rows = with_champion(self._kind, matrix, champion) if name in self._over_champion else matrix
+            parts[name] = _finite(name, learner, rows, champion)
         if self._mode != "blend":
             return Scored(champion, parts, self._weights)
         raw = pooled(self._kind, self._pool, parts, self._weights)

@@ -52,7 +52,7 @@ class Calibrator:
         >>> calibrator = Calibrator("binary")
         >>> calibrator.learn(scores, (rng.random(20_000) < truth).astype(float), np.ones(20_000))
         >>> float(calibrator.calibrate(np.array([0.5])).round(2)[0]), float(probability(np.array([-1.0])).round(2)[0])
-        (0.27, 0.27)
+        (0.28, 0.27)
     """
 
     def __init__(self, kind: str) -> None:

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from features.feature_set import FeatureMatrix
 from features.plan import Floats
 from models.losses import present, row_losses
-from models.matured import Matured
 from models.online_model import OnlineModel, taken
 
 # Rows of a mini-batch that are scored again after learning. Weights that are not finite show in any row.
@@ -32,12 +32,12 @@ _NATS_TIMES, _NATS_MORE = 10.0, 5.0
 _SQUARES_TIMES = 100.0
 
 
-def nonsense(model: OnlineModel, learnt: Matured) -> str | None:
-    """Why the scores of a model cannot be used; None when they can. `learnt` are the rows it has just learnt.
+def nonsense(model: OnlineModel, matrix: FeatureMatrix) -> str | None:
+    """Why the scores of a model cannot be used; None when they can. `matrix`: rows it has just learnt.
 
     A model that has too little to say anything (NaN in every row) is no nonsense.
     """
-    scores = model.score(taken(learnt.matrix, np.arange(min(PROBED, len(learnt)))))
+    scores = model.score(taken(matrix, np.arange(min(PROBED, len(matrix)))))
     if np.isnan(scores).all():
         return None
     if not present(scores).all():

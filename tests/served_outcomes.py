@@ -110,6 +110,7 @@ class Rate:
         if self.spec.raises and self.count >= self.spec.breaks_at:
             raise RuntimeError(f"no more, at {id(self):x}")
         self.learnt.append(codes.tolist())
+        self.seen = matrix
         self.count, self.total = self.count + len(codes), self.total + float(codes.sum())
 
     def score(self, matrix: FeatureMatrix) -> Any:
@@ -132,6 +133,7 @@ class RateSpec(_Learner):
     says: float | None = None
     raises: bool = False
     breaks_at: float = float("inf")
+    over_champion: bool = False
 
     def check(self, label: Any, place: str) -> None:
         return None

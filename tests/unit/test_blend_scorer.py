@@ -108,6 +108,23 @@ def test_a_champion_that_was_never_judged_gets_the_weight_of_a_new_one_and_no_ca
     assert found.score == pytest.approx(0.95 * np.array([0.1, 0.3, 0.9]) + 0.05 * 0.5)
 
 
+class Saw:
+    """A learner's scorer that says what it was handed last."""
+
+    def score(self, rows):
+        return probability(rows.values[:, -1])
+
+
+def test_a_learner_over_the_champion_is_handed_its_score_and_never_another_champions():
+    declared = pipeline("binary", [RateSpec("rate", over_champion=True)])
+    champion = Champion([0.1, 0.3, 0.9])
+    blend = BlendScorer(declared, champion, scoring({CHAMPION: 0.5, "rate": 0.5}))
+    blend._learners["rate"] = Saw()
+    assert blend.parts(ROWS).parts["rate"] == pytest.approx([0.1, 0.3, 0.9]) and champion.asked == [3]
+    other = BlendScorer(declared, champion, scoring({CHAMPION: 0.5, "rate": 0.5}, champion="fallback"))
+    assert other.parts(ROWS).weights == {"lightgbm": 1.0}
+
+
 class Breaking:
     """A learner's scorer as somebody may write it."""
 

@@ -9,10 +9,11 @@ from driftwood import Blend, scaled_logistic
 from features.errors import DeveloperError, SnapshotError
 from models.blend import CHAMPION, ENTRY, log_odds, probability
 from models.guard import LEAST_OUTCOMES
-from models.learning import LEAST_JUDGEMENTS, Learning
+from models.learning import Learning
 from models.outcomes import CENSORED, CORRECTED, EXPIRED, MATCHED, SILENT
 from models.snapshot import made_here
 from models.state_bytes import pack_state, unpack_state
+from models.weighing import LEAST_JUDGEMENTS
 from tests.served_outcomes import NAN, RateSpec, matured, pipeline
 
 AT_ONCE = Blend(mature_after="1s", rate=0.2)
@@ -116,7 +117,7 @@ def test_another_champion_inherits_nothing_that_the_fallback_earned():
     learning = fed(
         Learning(pipeline(online=[RateSpec()], blend=AT_ONCE)), 40, says=lambda truth: truth, part="fallback"
     )
-    learning._weights.weights = {CHAMPION: 0.2, "rate": 0.8}
+    learning._weighing.weights.weights = {CHAMPION: 0.2, "rate": 0.8}
     fed(learning, 1, 1, seed=3, part="lightgbm")
     assert weights(learning) == pytest.approx({CHAMPION: 1 - ENTRY, "rate": ENTRY}, abs=1e-3)
     assert learning.figures()["calibrator"]["rows"] <= 1
@@ -148,6 +149,28 @@ def test_weights_of_a_regression_are_in_units_of_the_champions_error():
             learning.step(matured(codes * unit, codes * unit, parts=parts, first=number * 100))
         found.append(weights(learning)["rate"])
     assert found[0] > 0.6 and found[0] == pytest.approx(found[1], rel=1e-6)
+
+
+# ---- learners that correct the champion
+
+
+def test_a_learner_over_the_champion_is_handed_what_the_champion_in_service_said():
+    learning = Learning(pipeline(online=[RateSpec(over_champion=True)]))
+    learning.step(matured([1.0, 0.0, 1.0], [0.3] * 3, parts={"lightgbm": [0.5, NAN, 0.2]}))
+    model = rate_of(learning)
+    assert model.learnt == [[1.0, 1.0]] and model.seen.names == ("x", "y", "champion said")
+    assert model.seen.values[:, 2] == pytest.approx(log_odds(np.array([0.5, 0.2])))
+
+
+def test_a_learner_over_the_champion_begins_anew_with_another_champion_and_others_go_on():
+    learning = Learning(pipeline(online=[RateSpec(over_champion=True), RateSpec("plain")]))
+    fed(learning, 2, part="fallback")
+    fed(learning, 1, 10, seed=2, part="lightgbm")
+    assert rate_of(learning).count == 10 and rate_of(learning, "plain").count == 210
+    fed(
+        learning, 1, 10, seed=3, part="fallback"
+    )  # the operator's switch: nothing to learn about the champion
+    assert rate_of(learning).count == 10 and rate_of(learning, "plain").count == 220
 
 
 # ---- the guard-rails
@@ -219,7 +242,7 @@ def test_what_the_old_learner_served_says_nothing_of_the_one_that_began_anew():
     late = matured([1.0], [0.5], first=10_000_000)
     learning.step(late)
     assert learning.figures()["calibrator"]["rows"] >= 500
-    assert learning._learners["rate"].judged == 0
+    assert learning._weighing._judgements["rate"] == 0
 
 
 def test_a_learner_is_restored_from_an_older_state_and_earns_its_weight_anew(caplog):
