@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
+
 from features.errors import PositionError
 from features.store import Position
 from offline.proven_outputs import TailRecord
@@ -88,9 +90,10 @@ class Surveyor:
         codec: FrameCodec,
         tail_record: Callable[[int, Frame], TailRecord],
         output: Callable[[Frame], None] | None,
+        labels: bytes | None = None,
     ) -> Survey:
         """One topic. `tail_record` says where a frame's rows are bound for. `output` hears every frame, where the reach of
-        the stage before is asked.
+        the stage before is asked. `labels` is the version of the frames of label rows, of which nothing comes out.
 
         Raises:
             PositionError: the log ends before what was committed: it is not the log that was worked on.
@@ -102,7 +105,10 @@ class Surveyor:
             survey = self._bounds((topic, number))
             for records in self.logs.read(survey.place, survey.begins, survey.end):
                 for record in records:
-                    self._look(survey, record, codec, tail_record, output, found)
+                    if labels is not None and header(record, FRAME) == labels:
+                        _look_at_labels(survey, record)
+                    else:
+                        self._look(survey, record, codec, tail_record, output, found)
                 self.told(len(records))
             surveys.append(survey)
         return Survey(surveys, found)
@@ -138,14 +144,24 @@ class Surveyor:
             survey.oldest_us = int(frame.rows.times_us.max())
         if frame is not None and len(frame) and output:
             output(frame)
-            upstream = (header(record, UPSTREAM) or b"").decode()
-            last = Position(int(frame.upstream_offsets[-1]), int(frame.upstream_rows[-1]))
-            of_upstream = reach.setdefault(upstream, {})
-            of_upstream[survey.place[1]] = max(last, of_upstream.get(survey.place[1], last))
+            reached(reach, survey.place[1], header(record, UPSTREAM), frame)
         if in_tail:
             survey.tail.append(
                 TailRecord(record.offset, None) if frame is None else tail_record(record.offset, frame)
             )
+
+
+def reached(reach: Reach, partition: int, upstream: bytes | None, frame: Frame) -> None:
+    """The rows of a frame stand in a partition."""
+    last = Position(int(frame.upstream_offsets[-1]), int(frame.upstream_rows[-1]))
+    of_upstream = reach.setdefault((upstream or b"").decode(), {})
+    of_upstream[partition] = max(last, of_upstream.get(partition, last))
+
+
+def _look_at_labels(survey: PartitionSurvey, record: Record) -> None:
+    """Label rows are state and nothing else: what they became stands as soon as they do."""
+    if record.offset >= (survey.committed or 0):
+        survey.tail.append(TailRecord(record.offset, np.zeros(0, np.int64)))
 
 
 def _opened(record: Record, codec: FrameCodec) -> Frame | None:

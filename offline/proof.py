@@ -14,16 +14,18 @@ from typing import Any
 import numpy as np
 
 from models.pipeline import Pipeline
-from offline.hop_survey import Logs, Survey, Surveyor
+from offline.hop_survey import Logs, Reach, Survey, Surveyor, reached
 from offline.id_holders import IdHolders
 from offline.proven_outputs import TailRecord, last_proven, pins, reach_of_predictions
 from streams.assembly import hop_to
 from streams.batch import Partition
 from streams.entity_batch import stage_plans
 from streams.frames import Frame, FrameCodec
-from streams.headers import POSITION, header
+from streams.headers import FRAME, POSITION, UPSTREAM, header
+from streams.label_frames import LabelFrameCodec
 from streams.prediction import position_text
 from streams.producer import partition_of
+from streams.served import ServedCodec
 from streams.topics import PipelineTopics
 from streams.versions import CHAMPION, NO_SNAPSHOT, versions_text
 
@@ -62,6 +64,7 @@ class Proof:
 
     def _survey(self, number: int, entity: str, *, reach: bool) -> Survey:
         topic = self.topics.hops[entity]
+        plan = stage_plans(self.pipeline.feature_set)[number]
         return Surveyor(
             self.logs, self.committed, lambda records: self.told(f"looking through {topic.name}", records)
         ).survey(
@@ -70,6 +73,7 @@ class Proof:
             FrameCodec(self.pipeline.feature_set, number),
             self._tail_record(number),
             self.holders.of_output if reach else None,
+            LabelFrameCodec(plan).version if plan.label_inputs else None,
         )
 
     def _tail_record(self, number: int) -> Callable[[int, Frame], TailRecord]:
@@ -104,10 +108,30 @@ class Proof:
 
     def _prove_by_predictions(self, stage: ProvenStage, *, only_stage: bool) -> None:
         standing = self._standing(stage.survey, only_stage=only_stage) if stage.survey.has_tail else {}
+        served = self._served() if stage.survey.has_tail and self.topics.learn is not None else None
         for survey in stage.survey.partitions:
             reach = reach_of_predictions(survey.tail, standing)
-            stage.proven.append(last_proven(survey.tail, reach, survey.proven_before))
+            proven = last_proven(survey.tail, reach, survey.proven_before)
+            if served is not None:
+                topic, number = survey.place
+                joined = served.get(f"{topic}@{self.identities[topic]}/{number}", {})
+                proven = min(proven, last_proven(survey.tail, joined, survey.proven_before))
+            stage.proven.append(proven)
             stage.pins.append(pins(survey.tail, standing, stage.proven[-1]))
+
+    def _served(self) -> Reach:
+        """How far what was served stands on hop-join: its rows are bound for the partitions that predictions are bound for."""
+        topic, codec = self.topics.learning.hop_join, ServedCodec(self.pipeline)
+        found: Reach = {}
+        for number in range(topic.partitions):
+            place = (topic.name, number)
+            for records in self.logs.read(place, *self.logs.bounds(place)):
+                self.told(f"looking through {topic.name}", len(records))
+                for record in records:
+                    if header(record, FRAME) == codec.version:
+                        frame = codec.decode(record.value or b"").frame
+                        reached(found, number, header(record, UPSTREAM), frame)
+        return found
 
     def _standing(self, survey: Survey, *, only_stage: bool) -> dict[str, str]:
         """By position the versions of those predictions of the tails that stand; of copies the first."""

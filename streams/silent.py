@@ -27,6 +27,9 @@ class Silence:
         """Nothing is scored, so there are no versions; the pins that this leaves go with the commit."""
         return "{}"
 
+    async def ready(self, versions: str) -> None:
+        """Nothing is scored, so nothing has to be there."""
+
     def messages(self, frame: Frame, upstream: str, versions: str) -> list[Outgoing]:
         """None."""
         return []

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from features.errors import UnreachableError
 from models.blend import CHAMPION
-from models.blend_scorer import SCORING_FORMAT
+from models.learning import Learning
 from models.pipeline import Pipeline
-from models.snapshot import seal
-from models.state_bytes import pack_state
+from models.snapshot import made_here, seal
+from models.state_bytes import pack_state, unpack_state
 from streams.snapshot_watch import SCORING, SnapshotFeed
 from tests.small_models import random_rows
 
@@ -21,29 +21,27 @@ KEY = b"a key of thirty-two bytes, or so"
 
 def scoring(pipeline: Pipeline, seed: int, weights: Mapping[str, float] | None = None) -> bytes:
     """What scorers read: learners that were taught by `seed`, all parts with one weight unless `weights` says otherwise."""
-    parts = {}
+    state = unpack_state(made_here(Learning(pipeline).scoring()))
     for spec in pipeline.online:
         learner = spec.make(pipeline)
         matrix = random_rows(pipeline, seed)
         codes = np.random.default_rng(seed).integers(0, 2, len(matrix)).astype(np.float64)
         learner.learn(matrix, codes)
-        parts[spec.name] = learner.scoring_bytes()
-    equal = 1.0 / (1 + len(parts))
-    state = {
-        "format": SCORING_FORMAT,
-        "pool": "logit",
-        "weights": dict(weights or dict.fromkeys([CHAMPION, *parts], equal)),
-        "calibrator": None,
-        "learners": parts,
-    }
+        state["learners"][spec.name] = learner.scoring_bytes()
+    parts = [CHAMPION, *state["learners"]]
+    state["weights"] = dict(weights or dict.fromkeys(parts, 1.0 / len(parts)))
     return pack_state(state)
 
 
 @dataclass
 class Shelf:
-    """Snapshots by version; `away`: the store does not answer; `mode`: what the operator has switched to."""
+    """Snapshots by version; `away`: the store does not answer; `mode`: what the operator has switched to.
+
+    `payloads`: what to seal in turn, where learning anew for each would take too long.
+    """
 
     pipeline: Pipeline
+    payloads: Sequence[bytes] = ()
     sealed: dict[int, bytes] = field(default_factory=dict)
     away: bool = False
     mode: str = "blend"
@@ -56,7 +54,8 @@ class Shelf:
 
     def publish(self, version: int, **more: object) -> bytes:
         """One more snapshot, learnt by its version."""
-        payload = scoring(self.pipeline, version, **more)  # type: ignore[arg-type]
+        payload = self.payloads[version % len(self.payloads)] if self.payloads else b""
+        payload = payload or scoring(self.pipeline, version, **more)  # type: ignore[arg-type]
         self.sealed[version] = seal(SCORING, version, self.pipeline.feature_set.hash, payload, KEY)
         return self.sealed[version]
 

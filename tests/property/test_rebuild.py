@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import json
 import random
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,19 +20,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from driftwood import scaled_logistic
 from features.errors import PositionError
 from features.memory_store import MemoryStore
 from features.store import Commit, Committed, Refused
 from models.model_store import ModelStore
 from offline.rebuild import NotEmptyError, Rebuild, Rebuilt, TakenOverError
+from streams.prediction import position_text
 from streams.producer import partition_of
+from streams.served import ServedCodec
 from streams.settings import Settings
+from streams.versions import read_versions
 from tests.in_process import CrashedError, CrashingLog, CrashingStore, Log, LogRecord, Place, Road
+from tests.learnt_snapshots import Shelf, scoring
 from tests.recorded_order import assert_as_recorded
-from tests.shop_events import customer, orders, random_orders
+from tests.shop_events import customer, orders, random_orders, shop
 from tests.small_models import save_model
 
 ORDERS = orders()
+LEARNS = orders(
+    ["amount", customer.count("1h", "7d"), shop.sum("amount", "2h")], fallback=0.1, online=[scaled_logistic()]
+)
+PAYLOADS = [scoring(LEARNS, seed) for seed in range(3)]
 ONE_STAGE = orders(["amount", customer.count("1d")], fallback=0.1)
 NO_MODELS = Path("no-models-here")
 
@@ -144,13 +154,59 @@ def test_redis_lost_at_any_moment_changes_no_answer_also_when_the_model_is_anoth
     assert_as_recorded(life.worker)  # one set of bytes for each position, too
 
 
+@given(seeds, st.integers(1, 30), st.integers(1, 2))
+def test_redis_lost_at_any_moment_keeps_nothing_that_was_served_from_the_join_stage(seed, n, partitions):
+    source = random.Random(seed)
+    shelf = Shelf(LEARNS, payloads=PAYLOADS)
+    life = _Life(source, NO_MODELS, partitions, shelf)
+    life.worker.send(with_repeats(source, n))
+    losses = 3
+
+    async def work() -> None:
+        nonlocal losses
+        while unread := life.worker.unread():
+            shelf.publish(len(shelf.sealed))
+            await life.worker.serving.refresh()
+            crashes = life.crashes
+            await life.step(source.choice(unread))
+            if losses and life.crashes > crashes:  # a batch may have been written in part
+                losses -= 1
+                await life.lose_redis()
+
+    asyncio.run(work())
+    answers = life.worker.answers()
+    assert all(len(copies) == 1 for copies in answers.values())
+    assert served(life.worker) == {
+        position: {(one["score"], -1 if one["snapshot"] is None else one["snapshot"])}
+        for position, [value] in answers.items()
+        for one in [json.loads(value)]
+    }
+
+
+def served(road: Road) -> dict[str, set[tuple[float, int]]]:
+    """By position the distinct scores on hop-join, with the snapshots that they were made with."""
+    codec, found = ServedCodec(road.pipeline), defaultdict(set)
+    for record in road.log.topic("orders.hop-join"):
+        one = codec.decode(record.value or b"")
+        places = (one.frame.origin_topics, one.frame.origin_partitions, one.frame.origin_offsets)
+        for row, origin in enumerate(zip(*(column.tolist() for column in places), strict=True)):
+            position = position_text("orders.events", *origin)
+            found[position].add((float(one.score[row]), read_versions(one.versions).snapshot))
+    return dict(found)
+
+
 class _Life:
     """A worker that crashes now and then; of what it has done a part is committed to its group."""
 
-    def __init__(self, source: random.Random, models: Path, partitions: int) -> None:
+    def __init__(
+        self, source: random.Random, models: Path, partitions: int, shelf: Shelf | None = None
+    ) -> None:
         self._source, self._models, self._partitions = source, models, partitions
-        self._log = Road(ORDERS, MemoryStore(), models, partitions).log
+        self._pipeline = ORDERS if shelf is None else shelf.pipeline
+        self._feed = None if shelf is None else shelf.feed
+        self._log = Road(self._pipeline, MemoryStore(), models, partitions).log
         self.committed: dict[Place, int] = {}
+        self.crashes = 0
         self._start(MemoryStore())
 
     def _start(self, store: MemoryStore) -> None:
@@ -158,7 +214,13 @@ class _Life:
         self.publisher = CrashingLog(self._log)
         read: dict[Place, int] = dict(self.worker.read) if hasattr(self, "worker") else {}
         self.worker: Road = Road(
-            ORDERS, self.store, self._models, self._partitions, log=self._log, publisher=self.publisher
+            self._pipeline,
+            self.store,
+            self._models,
+            self._partitions,
+            log=self._log,
+            publisher=self.publisher,
+            feed=self._feed,
         )
         for place in self.worker.places():
             if place[0] in self.worker.stages.ingest:
@@ -171,6 +233,7 @@ class _Life:
         try:
             await self.worker.step(place, self._source.randint(1, 5))
         except CrashedError:
+            self.crashes += 1
             self._start(self.redis)
             for crashed in stages_of(self.worker):
                 await self.worker.memory(crashed)
