@@ -59,9 +59,9 @@ def test_its_interval_is_wide_where_scores_were_seldom_and_encloses_the_answer()
 def test_it_forgets_an_old_world_for_a_new_one():
     rng = np.random.default_rng(3)
     old_scores, _, old = binary_rows(rng, 30_000, 1.0, 1.0)
-    scores, _, new = binary_rows(rng, 40_000, 1.0, -1.0)
-    both = learnt("binary", np.concatenate([old_scores, scores]), np.concatenate([old, new]))
-    assert both.figures()["offset"] == pytest.approx(-1.0, abs=0.35)
+    scores, _, new = binary_rows(rng, 120_000, 1.0, -1.0)
+    both = learnt("binary", np.concatenate([old_scores, scores]), np.concatenate([old, new]), 500)
+    assert both.figures()["offset"] == pytest.approx(-1.0, abs=0.25)
 
 
 def test_it_never_turns_the_order_of_scores_round():
