@@ -120,7 +120,8 @@ def test_a_naive_blend_is_fooled_by_positives_that_come_early_and_ours_is_not(na
         naive[:, 0].max() > 0.5 and naive[:, 1].max() > 0.4
     )  # it believes the one that exaggerates, and joins in
     assert ours[:, 0].max() < 0.1
-    assert np.abs(ours[:, 1] - 0.25).max() < 0.04
+    assert np.abs(ours[:, 1] - 0.25).max() < 0.08  # the first hundred mature outcomes are few
+    assert np.abs(ours[60:, 1] - 0.25).max() < 0.03
 
 
 def test_calibration_is_learnt_from_every_outcome_once_however_late():
