@@ -22,8 +22,9 @@ class Scored:
     """The scores of n rows, and what they were made of.
 
     `score` and each of `parts` are float64[n], or float64[n, K] for K classes; a part is NaN where its model could say
-    nothing. `weights` are the parts' shares of the score. `low` and `high` enclose it (None: one model alone answered, so
-    nothing is known of its uncertainty), and `uncertainty_of` says what they are.
+    nothing. `weights` are the parts' shares of the score. `low` and `high`, float64[n], enclose it, or the score of the
+    likeliest class (None: one model alone answered, so nothing is known of its uncertainty); `uncertainty_of` says what
+    they are.
     """
 
     score: Floats

@@ -67,7 +67,7 @@ class Prediction(msgspec.Struct):
     position: str
     mode: str | UnsetType = UNSET
     snapshot: int | UnsetType | None = UNSET
-    uncertainty: list[float] | dict[str, list[float]] | UnsetType | None = UNSET
+    uncertainty: list[float] | UnsetType | None = UNSET
     uncertainty_of: UncertaintyOf | UnsetType | None = UNSET
 
 
@@ -189,7 +189,7 @@ class Answers:
         either = (repeat(answering.mode), repeat(snapshot))
         if scored.low is None or scored.high is None:
             return (*either, repeat(None), repeat(None))
-        return (*either, bounds(self._pipeline, scored.low, scored.high), repeat(scored.uncertainty_of))
+        return (*either, np.column_stack((scored.low, scored.high)).tolist(), repeat(scored.uncertainty_of))
 
     def _positions(self, frame: Frame) -> Iterator[str]:
         places = (frame.origin_topics, frame.origin_partitions, frame.origin_offsets)
@@ -237,15 +237,6 @@ def score_values(pipeline: Pipeline, scores: Floats) -> Sequence[Any]:
         return list(scores.tolist())
     classes = [str(name) for name in pipeline.label.classes]
     return [dict(zip(classes, row, strict=True)) for row in scores.tolist()]
-
-
-def bounds(pipeline: Pipeline, low: Floats, high: Floats) -> Sequence[Any]:
-    """Lower and upper bound of each score as they stand in the JSON: a pair, or for several classes one by class."""
-    pairs = np.stack((low, high), axis=-1).tolist()
-    if low.ndim == 1:
-        return list(pairs)
-    classes = [str(name) for name in pipeline.label.classes]
-    return [dict(zip(classes, row, strict=True)) for row in pairs]
 
 
 def score_flags(scorer: Scorer, matrix: FeatureMatrix) -> Ints:

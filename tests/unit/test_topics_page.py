@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from pathlib import Path
@@ -11,20 +12,24 @@ from typing import Any
 import jsonschema
 import msgspec
 import numpy as np
+import pytest
 from confluent_kafka import Message
 
+from driftwood import Label, categorical, scaled_logistic
 from features import diagnosis
 from features.decode import Decoder
-from models.loading import load_pipeline
 from models.model_store import ModelStore
 from streams import flags
 from streams.dead_letters import DeadLetter, DeadLetterWriter
 from streams.frames import Frame, topic_digest
 from streams.prediction import Answers, Part, Prediction
 from streams.producer import Outgoing
+from streams.served import JoinHop, ServedCodec
 from streams.serving import Serving
 from streams.settings import Settings
 from streams.topics import Topic, pipeline_topics
+from tests.learnt_snapshots import Shelf
+from tests.shop_events import customer, orders, shop
 
 TOPICS = Path("docs/topics.md").read_text()
 
@@ -67,31 +72,31 @@ def test_the_example_of_a_prediction_follows_the_schema():
     assert list(example) == list(Prediction.__struct_fields__)
 
 
-EVENT = {
-    "flight_id": "f1",
-    "scheduled_departure": "2013-04-01T10:15:00Z",
-    "origin": "EWR",
-    "destination": "IAH",
-    "carrier": "UA",
-    "distance_km": 2253.1,
-}
+EVENT = {"order_id": "f1", "placed_at": "2013-04-01T10:15:00Z", "customer": None, "shop": 7, "amount": None}
+FEATURES = ["amount", categorical("country"), customer.count("1d"), shop.mean("amount", "1d")]
 
 
-def predictions(folder: Path) -> list[Outgoing]:
-    """What the last stage writes of two flights: without an aircraft or weather, and late."""
-    pipeline = load_pipeline("flights")
-    topics = pipeline_topics(pipeline.name, ["origin"], Settings())
-    answers = Answers(pipeline, Serving(pipeline, ModelStore(folder)), topics.predictions, topics.events.name)
+def predictions(folder: Path, **more: Any) -> list[Outgoing]:
+    """What the last stage writes of two orders: without a customer or an amount, and the second one late."""
+    pipeline = orders(FEATURES, **more)
+    topics = pipeline_topics(pipeline.name, ["customer", "shop"], Settings(), learns=pipeline.learns)
+    join = JoinHop(topics.learning.hop_join, ServedCodec(pipeline), pipeline.version) if more else None
+    shelf = Shelf(pipeline)
+    shelf.publish(41)
+    serving = Serving(pipeline, ModelStore(folder), shelf.feed if more else None)
+    asyncio.run(serving.refresh())
+    answers = Answers(pipeline, serving, topics.predictions, topics.events.name, join)
     rows = Decoder(pipeline.feature_set).decode([(json.dumps(EVENT).encode(), 0)] * 2).rows
     records: Any = [SimpleNamespace(offset=offset, timestamp=1_364_811_300_412) for offset in (7, 8)]
-    frame = Frame.of_events(rows, "flights.events@cluster/topic", 2, records)
+    frame = Frame.of_events(rows, "orders.events@cluster/topic", 2, records)
     windows = np.full((2, len(pipeline.feature_set.windows)), np.nan)
     for number, plan in enumerate(pipeline.feature_set.entities):
         columns = pipeline.feature_set.window_slice(plan.entity)
         frame = frame.with_entity(
             windows[:, columns], np.array([np.nan, 60.0]), np.array([0, flags.LATE]) * (number == 0)
         )
-    return answers.messages(frame, "hop/0", answers.versions())
+    written = answers.messages(frame, "hop/0", answers.versions())
+    return [message for message in written if message.topic == topics.predictions.name]
 
 
 def test_predictions_follow_the_schema_and_have_the_headers_of_the_page(tmp_path):
@@ -100,11 +105,23 @@ def test_predictions_follow_the_schema_and_have_the_headers_of_the_page(tmp_path
         jsonschema.validate(json.loads(message.value), documented_schema())
         assert all(f"`{name}`" in TOPICS for name, _ in message.headers)
         assert message.key == b"f1"
-    assert json.loads(first.value)["ages_s"]["aircraft"] is None
+    assert json.loads(first.value)["ages_s"]["customer"] is None
     assert json.loads(second.value)["flags"] == ["late", "fallback", "missing"]
-    assert dict(first.headers)["position"] == b"flights.events@%08x/2/7" % topic_digest(
-        "flights.events@cluster/topic"
+    assert dict(first.headers)["position"] == b"orders.events@%08x/2/7" % topic_digest(
+        "orders.events@cluster/topic"
     )
+
+
+@pytest.mark.parametrize(
+    "label",
+    [Label("returned"), Label("what", kind="multiclass", classes=("a", "b", "c"))],
+)
+def test_predictions_of_a_pipeline_that_learns_follow_the_schema_and_have_every_field(tmp_path, label):
+    for message in predictions(tmp_path, label=label, online=[scaled_logistic()]):
+        one = json.loads(message.value)
+        jsonschema.validate(one, documented_schema())
+        assert list(one) == list(Prediction.__struct_fields__)
+        assert one["snapshot"] == 41 and len(one["uncertainty"]) == 2
 
 
 def messages(outgoing: list[Outgoing]) -> list[Message]:
@@ -127,7 +144,7 @@ def test_the_reader_on_the_page_drops_copies_also_between_calls(tmp_path):
     first, second = messages(predictions(tmp_path))
     seen: dict[bytes, None] = {}
     read = [prediction["position"] for prediction in once([first, second, first], seen)]
-    topic = f"flights.events@{topic_digest('flights.events@cluster/topic'):08x}"
+    topic = f"orders.events@{topic_digest('orders.events@cluster/topic'):08x}"
     assert read == [f"{topic}/2/7", f"{topic}/2/8"]
     assert list(once([second], seen)) == []
     assert len(list(once([first, second, first], {}, limit=1))) == 3  # what was forgotten comes again
@@ -156,7 +173,10 @@ def test_the_headers_of_dead_letters_are_those_on_the_page():
 def test_the_reasons_of_dead_letters_are_those_on_the_page():
     table = TOPICS.partition("\n| reason | the record |\n")[2].partition("\n\n")[0]
     listed = set(re.findall(r"^    ([a-z_]+) {2,}", str(diagnosis.__doc__), re.MULTILINE))
-    assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == listed | {"not_a_frame", "known_before_event"}
+    assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == listed | {
+        "not_a_frame",
+        "known_before_event",
+    }
 
 
 def test_the_example_of_mending_mends():
