@@ -32,6 +32,7 @@ from features.schema import nearest
 from models.loading import examples, load_pipeline
 from models.model_store import ModelStore
 from models.pipeline import Pipeline
+from models.snapshot import signing_key
 from offline.events import event_records
 from offline.label_records import label_records
 from offline.train import train
@@ -143,11 +144,19 @@ def _streams(
 
 def _trained(pipeline: Pipeline, example: ModuleType, data: Path, folder: Path, told: Told) -> TrainingReport:
     store = ModelStore(folder / "models")
+    key = signing_key(store.folder)
     labels = example.prepare(data, told).labels
     events = _table(example.training_events(data))
     trained_at = datetime.now(UTC).isoformat(timespec="seconds")
     report = train(
-        pipeline, events, labels, store=store, until=example.TRAIN_UNTIL, trained_at=trained_at, progress=told
+        pipeline,
+        events,
+        labels,
+        store=store,
+        until=example.TRAIN_UNTIL,
+        trained_at=trained_at,
+        progress=told,
+        signing_key=key,
     )
     store.promote(pipeline.name, report.version)
     return report

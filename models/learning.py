@@ -84,6 +84,17 @@ class Learning:
                 self._begin(self._new(learner.spec))
         self._learn(batch)
 
+    def teach(self, matrix: FeatureMatrix, codes: Floats) -> None:
+        """Learn labels of events that nobody has answered, as history has them: nothing is measured, nothing weighed.
+
+        Learners over the champion are left out: they correct what it has served.
+        """
+        for name in self._sound:
+            learner = self._learners[name]
+            if not is_over_champion(learner.spec):
+                learner.model.learn(matrix, codes)
+                learner.learnt += len(codes)
+
     @property
     def _sound(self) -> list[str]:
         return [name for name, learner in self._learners.items() if learner.frozen is None]

@@ -2,9 +2,10 @@
 
     <folder>/<pipeline>/<version>/model.txt    LightGBM's text
     <folder>/<pipeline>/<version>/card.json    what it reads, was trained on and achieved
+    <folder>/<pipeline>/<version>/learners     learners that were taught the same labels, sealed; where there are any
     <folder>/<pipeline>/champion               one line: the version in service
 
-A version's name is a digest of both files, so a damaged or exchanged file is noticed at every load. Files are written
+A version's name is a digest of the first two, so a damaged or exchanged file is noticed at every load. Files are written
 beside their place and renamed into it: a reader sees a whole version or none, and the old champion or the new one.
 """
 
@@ -24,6 +25,7 @@ from models.scoring import Scorer
 
 MODEL_FILE = "model.txt"
 CARD_FILE = "card.json"
+LEARNERS_FILE = "learners"
 CHAMPION_FILE = "champion"
 
 _VERSION = re.compile(rf"({FALLBACK_PREFIX})?[0-9a-f]{{{VERSION_DIGITS}}}")
@@ -94,6 +96,15 @@ class ModelStore:
         threshold = float("nan") if card.threshold is None else card.threshold
         fitted = Fitted(text, encoding_of(card))
         return LightGBMScorer(fitted, version, card.feature_hash, threshold, len(card.classes))
+
+    def save_learners(self, pipeline: str, version: str, data: bytes) -> None:
+        """Puts the learners of a version beside it: sealed bytes, with which a pipeline's learning begins."""
+        _write(self._place(pipeline, version) / LEARNERS_FILE, data)
+
+    def learners(self, pipeline: str, version: str) -> bytes | None:
+        """The learners that were taught with a version, sealed; None where it has none."""
+        path = self._place(pipeline, version) / LEARNERS_FILE
+        return _bytes(path) if path.exists() else None
 
     def _read(self, pipeline: str, version: str) -> tuple[str, ModelCard]:
         place = self._place(pipeline, version)

@@ -30,6 +30,9 @@ import numpy.typing as npt
 
 from features.errors import SettingError, SnapshotError
 
+WARM_START = "warm start"
+"""The kind of the learners' state that was taught with a model; others are "state" and "scoring"."""
+
 MAGIC: Final = b"DRIFTSNP"
 FORMAT: Final = 1
 KEY_FILE: Final = "signing.key"

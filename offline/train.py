@@ -40,6 +40,7 @@ from offline.label_history import known_names
 from offline.labels import LabelColumns, Labels, match_labels
 from offline.training_problem import Problem, gap_text, iso, left_out, pose, split
 from offline.training_report import TrainingReport
+from offline.warm_start import warm_start
 
 LIBRARIES = ("lightgbm", "numpy", "pyarrow", "scikit-learn")
 
@@ -56,6 +57,7 @@ def train(
     columns: LabelColumns | None = None,
     trained_at: str = "",
     progress: Progress | None = None,
+    signing_key: bytes | None = None,
 ) -> TrainingReport:
     """Trains the pipeline's model on what was known at `until`, measures it, and saves it with its card.
 
@@ -63,7 +65,8 @@ def train(
     `until` are moments such as "2013-04-01" (UTC; an int counts microseconds); by default everything there is. Events
     from `until` on, where there are any with labels, are the later period that the final model is measured on; their
     labels are not used otherwise. `label_gap_us` replaces the measured label delay. `trained_at` is noted on the card.
-    The new version is saved, not promoted (`ModelStore.promote`).
+    The new version is saved, not promoted (`ModelStore.promote`). Where the pipeline has online learners and a `signing_key`
+    is given, they are taught the same labels (`offline/warm_start.py`) and saved beside it.
 
     Memory: 8 bytes a feature and event, three times while fitting.
 
@@ -85,6 +88,8 @@ def train(
     _compare(metrics, warnings)
     card = _card(problem, final, targets, threshold, metrics, warnings, trained_at)
     version = store.save(final.text, card)
+    if pipeline.online and signing_key is not None:
+        store.save_learners(pipeline.name, version, warm_start(problem, version, signing_key, progress))
     return TrainingReport(
         pipeline.name, version, store.folder / pipeline.name / version, card, read, matched.counts
     )

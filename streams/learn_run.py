@@ -8,13 +8,16 @@ has one partition, so one of them owns the learners, and another takes over when
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from models.learning import Learning
+from models.model_store import ModelStore
 from models.pipeline import Pipeline
+from models.snapshot import WARM_START
 from streams.assembly import dead_letter_writer
 from streams.figures import learner_figures
 from streams.foundation import Foundation, shared_key
@@ -28,16 +31,29 @@ from streams.settings import Settings
 from streams.topics import learn_group
 from streams.worker import Stages, Worker
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class PipelineLearners:
-    """Makes the learners that a pipeline declares."""
+    """Makes the learners that a pipeline declares. `models` has those that were taught with a model."""
 
     pipeline: Pipeline
+    models: ModelStore
+    sealing: Sealing
 
     def new(self) -> Learning:
-        """Learners that have seen nothing."""
-        return Learning(self.pipeline)
+        """Learners as they were taught with the champion of this moment; else such as have seen nothing.
+
+        Raises `SnapshotError` for bytes beside the champion that are not ours.
+        """
+        name = self.pipeline.name
+        champion = self.models.champion(name)
+        data = None if champion is None else self.models.learners(name, champion)
+        if data is None:
+            return Learning(self.pipeline)
+        log.info("the learners begin with what they were taught with model %s", champion)
+        return Learning.restore(self.pipeline, self.sealing.opened(WARM_START, data))
 
     def restored(self, state: bytes) -> Learning:
         """Learners as they were when they gave this state."""
@@ -93,11 +109,12 @@ def learn_stage(ground: Foundation, *, afresh: bool) -> LearnStage:
     """The learner, which reads outcomes."""
     pipeline = ground.pipeline
     outcomes = ground.topics.learning.outcomes.name
+    sealing = Sealing(pipeline.feature_set.hash, shared_key(ground.settings))
     return LearnStage(
-        PipelineLearners(pipeline),
+        PipelineLearners(pipeline, ModelStore(ground.settings.models_dir), sealing),
         OutcomeCodec(pipeline),
         ground.snapshots,
-        Sealing(pipeline.feature_set.hash, shared_key(ground.settings)),
+        sealing,
         dead_letter_writer(pipeline, ground.settings, ground.topics, outcomes),
         ground.publisher,
         ground.metrics,

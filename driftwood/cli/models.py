@@ -81,6 +81,7 @@ def train(
     from models.model_store import ModelStore
     from offline.labels import LabelColumns
     from offline.train import train as train_model
+    from streams.foundation import shared_key
 
     values = loaded(settings, overrides)
     declared = named(pipeline)
@@ -100,6 +101,7 @@ def train(
             columns=LabelColumns(id_column, label_column, known_at_column),
             trained_at=datetime.now(UTC).isoformat(timespec="seconds"),
             progress=told,
+            signing_key=shared_key(values),
         )
     if promotion:
         store.promote(declared.name, report.version)
