@@ -27,20 +27,23 @@ from streams.topics import Topic
 
 HOUR_S = 3_600.0
 
+# Outcomes beside those that settle a label: of events without one, and of labels that still wait.
+NO_LABEL = ("silent", "expired", "early", "repeat")
+
 
 @dataclass
 class Outcomes:
-    """The outcomes of a run, each once. `offsets` and `ids` of those that carry a label; `skews_s`: see `Reader`."""
+    """The outcomes of a run, each once. `learnt`: event id and offset of those that carry a label; `skews_s`: see
+    `OutcomeReader`. Another thread adds to them."""
 
     named: Counter[str] = field(default_factory=Counter)
-    ids: list[str] = field(default_factory=list)
-    offsets: list[int] = field(default_factory=list)
+    learnt: list[tuple[str, int]] = field(default_factory=list)
     skews_s: list[float] = field(default_factory=list)
 
     @property
     def labels(self) -> int:
         """Labels of which the outcome is known."""
-        return self.named.total() - self.named["silent"] - self.named["expired"]
+        return sum(count for kind, count in list(self.named.items()) if kind not in NO_LABEL)
 
     def skew_hours(self) -> dict[str, float]:
         """By how much event time had run ahead of a label when it was joined; negative never: it waits for its event."""
@@ -77,8 +80,7 @@ class OutcomeReader:
     def _add(self, ids: Sequence[str], kinds: Sequence[str], known_us: Ints, offset: int) -> None:
         self.outcomes.named.update(kinds)
         labelled = [row for row, kind in enumerate(kinds) if kind in ("matched", "corrected")]
-        self.outcomes.ids += [ids[row] for row in labelled]
-        self.outcomes.offsets += [offset] * len(labelled)
+        self.outcomes.learnt += [(ids[row], offset) for row in labelled]
         ahead_s = (self._answers.newest_us - known_us[labelled]) / 1e6
         self.outcomes.skews_s += np.maximum(ahead_s, 0.0).tolist()
 
@@ -91,11 +93,13 @@ def label_to_weights_s(
     `sent_ms` by event id, on the clock of the broker's timestamps. Labels that no later answer covers are left out.
     """
     snapshots = np.maximum.accumulate(np.array(answers.snapshots, np.int64))
-    first = np.searchsorted(snapshots, np.array(outcomes.offsets, np.int64), side="left")
-    answered = np.array(answers.published_ms)
+    learnt = list(outcomes.learnt)
+    offsets = np.array([offset for _, offset in learnt], np.int64)
+    first = np.searchsorted(snapshots, offsets, side="left")
+    answered = np.array(answers.published_ms[: len(snapshots)])
     waits = [
         (answered[at] - sent_ms[event_id]) / 1e3
-        for event_id, at in zip(outcomes.ids, first.tolist(), strict=True)
+        for (event_id, _), at in zip(learnt, first.tolist(), strict=True)
         if at < len(answered) and event_id in sent_ms
     ]
     return _quantiles(np.array(waits), 2)
