@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from features.layout import KNOWN_IDENTITY
 from features.plan import EntityPlan, GroupKind, Input, Output, Point, PointKind, WindowGroup
-from features.windows import RULES, ring_length, tile_us
+from features.windows import RULES, label_ring_length, ring_length, tile_us
 
 
 class EntityBuilder:
@@ -76,12 +76,13 @@ class EntityBuilder:
     def group(self, kind: GroupKind, column: int, width_us: int, bound: int) -> int:
         """The group with this input and tile size, its ring long enough for this window too."""
         tile = tile_us(width_us)
+        ring = label_ring_length(width_us) if kind is GroupKind.SUMS else ring_length(width_us)
         for index, group in enumerate(self.groups):
             if (group.kind, group.column, group.tile_us, group.bound) == (kind, column, tile, bound):
-                self.groups[index] = replace(group, ring=max(group.ring, ring_length(width_us)))
+                self.groups[index] = replace(group, ring=max(group.ring, ring))
                 return index
         identity = self.identity("group", int(kind), *self._described(kind, column), tile, bound)
-        self.groups.append(WindowGroup(kind, column, tile, ring_length(width_us), bound, identity))
+        self.groups.append(WindowGroup(kind, column, tile, ring, bound, identity))
         return len(self.groups) - 1
 
     def _described(self, kind: GroupKind, column: int) -> tuple[str | None, str | None]:

@@ -88,8 +88,19 @@ def update(
                     )
             _read_points(words, numbers, base, points, point_reads, time_us, features, row)
         for g in range(len(label_groups)):
-            newest = max(latest_us, words[base + known])
-            _read_sums(words, numbers, base, label_groups[g], group_reads, time_us, newest, features, row)
+            known_us = words[base + known]
+            _read_sums(
+                words,
+                numbers,
+                base,
+                label_groups[g],
+                group_reads,
+                time_us,
+                latest_us,
+                known_us,
+                features,
+                row,
+            )
 
         entity = entity_of_slot[slot] - 1
         if entity < 0:
@@ -159,7 +170,6 @@ def _know(memory: Memory, tables: Tables, labels: LabelBatch, row: int, log: Cha
     if says and time_us > words[known]:  # that a label has no value tells nothing of the time either
         words[known] = time_us
         _mark(counts, marks, changed, entity, tables.known_cell, _NEVER)
-    latest_us = max(words[base], words[known])
     for g in range(len(tables.label_groups)):
         group = tables.label_groups[g]
         gone, value = replaced[row, group.column], values[row, group.column]
@@ -172,7 +182,7 @@ def _know(memory: Memory, tables: Tables, labels: LabelBatch, row: int, log: Cha
         if not abs(value) <= _LARGEST:
             continue
         tile = time_us // group.tile_us
-        if tile <= latest_us // group.tile_us - group.ring:
+        if tile <= words[known] // group.tile_us - group.ring:
             dropped[0] += 1
             continue
         position = tile % group.ring
@@ -264,18 +274,20 @@ def _read_sums(
     reads: Table,
     time_us: int,
     latest_us: int,
+    known_us: int,
     features: Floats,
     row: int,
 ) -> None:
-    """As `_read_tiles`, of a group over labels."""
+    """As `_read_tiles`, of a group over labels: what lies a ring or more before the newest label is gone."""
     tiles, data = base + group.tiles, base + group.data
     tile, newest = time_us // group.tile_us, latest_us // group.tile_us
     part_us = latest_us - newest * group.tile_us
+    oldest = known_us // group.tile_us - group.ring + 1
     position = tile % group.ring
     count, total, rest, squares, squares_rest = 0.0, 0.0, 0.0, 0.0, 0.0
     for r in range(group.reads, group.reads_end):
         read = reads[r]
-        first = newest - read.whole_tiles - (1 if part_us < read.part_us else 0)
+        first = max(newest - read.whole_tiles - (1 if part_us < read.part_us else 0), oldest)
         while tile >= first:
             if words[tiles + position] == tile:
                 at = data + position * group.width

@@ -2,9 +2,9 @@
 
 A label row adds its values to the tile of the time at which they became **known**. A correction is one row: it takes what
 it replaces out of the tile in which that stood, and adds what is right now to the tile of its own time. Such rows are no
-events: they change no window over events, no `last`, no age, and never make an entity newer. Windows over labels have a
-newest time of their own: the newest of the entity's events and of the labels known for it. A row without a value (the event
-has no label) takes out what it replaces and else changes nothing.
+events: they change no window over events, no `last`, no age, and never make an entity newer. A window over labels begins
+and ends where one over events would; what lives in its ring is decided by the newest time at which a label became known.
+A row without a value (the event has no label) takes out what it replaces and else changes nothing.
 """
 
 from __future__ import annotations

@@ -72,8 +72,7 @@ class Oracle:
         groups = [group for group in self.plan.groups if group.kind == GroupKind.SUMS]
         if any(abs(label.values[group.column]) <= LARGEST for group in groups):
             self.known_us[key] = max(label.known_us, self.known_us.get(key, label.known_us))
-        times_us = [row.time_us for row in self.rows.get(key, [])]
-        newest_us = max([*times_us, self.known_us.get(key, label.known_us)])
+        newest_us = self.known_us.get(key, label.known_us)
         if label.replaced_us is not None:
             for column, value in enumerate(label.replaced):
                 if Said(label.replaced_us, column, value) in said:
@@ -107,9 +106,10 @@ class Oracle:
         if output.aggregate in (Aggregate.LAST, Aggregate.SINCE_LAST, Aggregate.EWM):
             value = _of_point(output, self.plan.points[output.source], earlier, time_us)
         elif self.plan.groups[output.source].kind == GroupKind.SUMS:
-            latest_us = max(latest_us, self.known_us.get(key, latest_us))
-            said = self.said.get(key, [])
-            value = _over_labels(output, self.plan.groups[output.source], said, time_us, latest_us)
+            group = self.plan.groups[output.source]
+            oldest = self.known_us.get(key, 0) // group.tile_us - group.ring + 1
+            said = [one for one in self.said.get(key, []) if one.known_us // group.tile_us >= oldest]
+            value = _over_labels(output, group, said, time_us, latest_us)
         else:
             value = _of_window(output, self.plan.groups[output.source], earlier, time_us, latest_us)
         return output.default if value is None else value

@@ -10,7 +10,7 @@ this event (n = t when there is none, and t counts when it is newer):
     tiles from  max(floor((t - w) / tile), floor((n - w) / tile))  to  floor(t / tile),  both included
 
 A row counts if it stands earlier in the order and its tile lies within. A window over labels (groups of kind SUMS) counts
-label rows, by the time at which they became known; its n is the newest of the entity's event times and of those times
+label rows, by the time at which they became known, as far as their tile is not `ring` or more before that of the newest
 (`features/label_rows.py`). All times are int64 microseconds since the Unix
 epoch (UTC); tile numbers are `time_us // tile_us`.
 """
@@ -75,7 +75,10 @@ class Input:
 
 @dataclass(frozen=True)
 class WindowGroup:
-    """A ring of tiles. `ring` = tiles that can be alive at once = max over its windows of ceil(w / tile) + 1."""
+    """A ring of tiles. `ring` = tiles that can be alive at once = max over its windows of ceil(w / tile) + 1.
+
+    A ring over labels is longer, so that labels may run ahead of the entity's events.
+    """
 
     kind: GroupKind
     column: int  # index into EntityPlan.inputs, into EntityPlan.hashed for DISTINCT, into EntityPlan.label_inputs for SUMS

@@ -63,6 +63,23 @@ def ring_length(width_us: int) -> int:
     return math.ceil(width_us / tile_us(width_us)) + 1
 
 
+# Labels may run ahead of the events of their entity: events wait behind a worker that was away, labels come by another way.
+# So much farther does a ring over labels reach, and so many tiles of 48 bytes it costs at most; when they are farther
+# ahead, the windows of the events lose what lies before the ring.
+AHEAD_US = 6 * HOUR_US
+AHEAD_TILES = 72
+
+
+def label_ring_length(width_us: int) -> int:
+    """How many tiles of a window over labels can be alive at once.
+
+    Example:
+        >>> label_ring_length(HOUR_US), label_ring_length(7 * DAY_US)
+        (85, 175)
+    """
+    return ring_length(width_us) + min(math.ceil(AHEAD_US / tile_us(width_us)), AHEAD_TILES)
+
+
 @dataclass(frozen=True)
 class AggregateRule:
     """What an aggregate is made of: a window group or a point; its usual default, and what its values can be."""

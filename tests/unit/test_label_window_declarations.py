@@ -10,8 +10,10 @@ import pytest
 
 from driftwood import Entity, Label, Pipeline, PipelineError, known_later
 from features.durations import HOUR_US, MINUTE_US
+from features.label_rows import LabelRows
 from features.layout import stored_bytes_per_entity
 from features.plan import Aggregate, EntityPlan, GroupKind
+from features.state import EntityState
 
 
 class Landing(msgspec.Struct):
@@ -48,9 +50,9 @@ def test_windows_over_one_input_with_tiles_of_one_size_share_a_group_whatever_th
     )
     over_labels = [group for group in plan.groups if group.kind is GroupKind.SUMS]
     assert [(group.column, group.tile_us, group.ring) for group in over_labels] == [
-        (0, 5 * MINUTE_US, 37),
-        (0, HOUR_US, 13),
-        (1, 5 * MINUTE_US, 37),
+        (0, 5 * MINUTE_US, 37 + 72),
+        (0, HOUR_US, 13 + 6),
+        (1, 5 * MINUTE_US, 37 + 72),
     ]
     names = ["origin_late_rate_1h", "origin_late_rate_3h", "origin_late_rate_12h", "origin_late_count_3h"]
     assert [output.name for output in plan.outputs[:4]] == names
@@ -134,3 +136,17 @@ def test_a_field_of_the_event_must_not_be_what_comes_with_the_label():
 
 def test_classes_can_be_counted():
     assert plan_of(origin.count("way", "1d"), label=WAYS).label_inputs == ("way",)
+
+
+@pytest.mark.parametrize(("ahead_h", "counted"), [(0, 1.0), (5, 1.0), (8, 0.0)])
+def test_labels_that_run_ahead_of_the_events_take_nothing_from_their_windows_for_six_hours(ahead_h, counted):
+    plan = plan_of(origin.count("late", "1h"))
+    state = EntityState(plan, 10)
+    state.load({"JFK": None})
+    labels = LabelRows.of(["JFK", "JFK"], [0, ahead_h * HOUR_US], [[1.0], [1.0]])
+    at = np.array([59 * MINUTE_US])  # within the hour of the first label
+    nothing = np.zeros((1, 0))
+    batch = state.update_batch(
+        ["JFK"], at, nothing, nothing.astype(np.uint64), labels=labels, labels_before=np.zeros(2, np.int64)
+    )
+    assert batch.features[0, 0] == counted + (ahead_h == 0)
