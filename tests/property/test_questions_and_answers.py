@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -179,13 +180,11 @@ def driven(asked: Sequence[Question], span_us: int = 0) -> Told:
 
 def in_rivers_order(asked: Sequence[Question]) -> list[tuple[str, Question]]:
     """By River. An answer that is known at t helps after t: there it is one that comes half a second later."""
-    session = simulate_qa(
-        ((one, one.long) for one in asked),
-        moment=lambda one: one.at,
-        delay=lambda one, _: one.delay + 0.5,
-        copy=False,
-    )
-    return [("asked" if answer is None else "answered", one) for _, one, answer in session]
+    dataset: Any = ((one, one.long) for one in asked)
+    moment: Any = attrgetter("at")
+    session = simulate_qa(dataset, moment, lambda one, _: one.delay + 0.5, copy=False)
+    told: list[Any] = [(what, answer) for _, what, answer in session]
+    return [("asked" if answer is None else "answered", one) for one, answer in told]
 
 
 def features(prediction: dict[str, Any]) -> dict[str, float]:
