@@ -42,6 +42,28 @@ def with_champion(kind: str, matrix: FeatureMatrix, said: Floats) -> FeatureMatr
     return FeatureMatrix(names, np.hstack([matrix.values, columns]), matrix.categories)
 
 
+def parted(matrix: FeatureMatrix, columns: int) -> tuple[FeatureMatrix, Floats]:
+    """What `with_champion` put together: the features, and the last `columns` columns, float64[n, columns].
+
+    Example:
+        >>> matrix = FeatureMatrix(("km", CHAMPION_SAID), np.array([[3.0, 0.5]]), {})
+        >>> features, said = parted(matrix, 1)
+        >>> features.names, said.tolist()
+        (('km',), [[0.5]])
+    """
+    end = len(matrix.names) - columns
+    features = FeatureMatrix(matrix.names[:end], matrix.values[:, :end], matrix.categories)
+    return features, matrix.values[:, end:]
+
+
+def offsets(kind: str, said: Floats) -> Floats:
+    """float64[n, K]: where the sums of K linear models begin, so that with weights of 0 they say what the champion said.
+
+    A class has the log odds of its own share: there each model decides between one class and the rest.
+    """
+    return log_odds(np.exp(said)) if kind == "multiclass" else said
+
+
 def is_over_champion(spec: object) -> bool:
     """Whether a learner's declaration asks for it."""
     return bool(getattr(spec, "over_champion", False))

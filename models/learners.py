@@ -25,7 +25,12 @@ if TYPE_CHECKING:
 
 
 def scaled_logistic(
-    name: str = "scaled_logistic", *, learning_rate: float = 0.1, rows_per_step: int = 32
+    name: str = "scaled_logistic",
+    *,
+    learning_rate: float = 0.1,
+    rows_per_step: int = 32,
+    over_champion: bool = False,
+    champion_input: bool = False,
 ) -> Linear:
     """Logistic regression on scaled features: the learner to begin with. Binary and multiclass (one against the rest).
 
@@ -33,18 +38,33 @@ def scaled_logistic(
     `learning_rate`; fewer rows learn faster and cost more (about 0.5 ms a step). Numbers are scaled by what was seen so
     far, missing ones have weights of their own, and so has each of the first 200 texts of a category.
 
+    `over_champion=True` makes it a residual learner: its log odds are those of the champion, as served, and a correction
+    that is learnt and begins at 0. It says at first what the champion says, learns only from rows that this champion has
+    answered, and begins anew when another version of it answers. `champion_input=True` hands it the champion's log odds as
+    one more scaled input besides, so that the correction may also be to believe the champion less.
+
     Example:
         >>> scaled_logistic(learning_rate=0.05).name
         'scaled_logistic'
+        >>> scaled_logistic("residual", learning_rate=0.05, over_champion=True).over_champion
+        True
     """
-    return Linear(name, regression=False, learning_rate=learning_rate, rows_per_step=rows_per_step)
+    return Linear(name, False, learning_rate, rows_per_step, over_champion, champion_input)
 
 
 def scaled_linear(
-    name: str = "scaled_linear", *, learning_rate: float = 0.1, rows_per_step: int = 32
+    name: str = "scaled_linear",
+    *,
+    learning_rate: float = 0.1,
+    rows_per_step: int = 32,
+    over_champion: bool = False,
+    champion_input: bool = False,
 ) -> Linear:
-    """Linear regression on scaled features and a scaled target; otherwise as `scaled_logistic`."""
-    return Linear(name, regression=True, learning_rate=learning_rate, rows_per_step=rows_per_step)
+    """Linear regression on scaled features and a scaled target; otherwise as `scaled_logistic`.
+
+    `over_champion=True`: the champion's value and a learnt correction.
+    """
+    return Linear(name, True, learning_rate, rows_per_step, over_champion, champion_input)
 
 
 def bounded_tree(
@@ -111,11 +131,17 @@ class Linear(_Learner):
     regression: bool
     learning_rate: float
     rows_per_step: int
+    over_champion: bool = False
+    champion_input: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_number(f"{self.name}, learning_rate", self.learning_rate, above=0.0)
         _check_whole(f"{self.name}, rows_per_step", self.rows_per_step, 1)
+        for option in ("over_champion", "champion_input"):
+            _check_switch(f"{self.name}, {option}", getattr(self, option))
+        if self.champion_input and not self.over_champion:
+            raise PipelineError(f"{self.name}, champion_input", "True", "over_champion=True beside it")
 
     def check(self, label: Label, place: str) -> None:
         """Raises PipelineError for a label of the other kind."""
@@ -197,8 +223,7 @@ class RiverLearner(_Learner):
         super().__post_init__()
         _check_whole(f"{self.name}, rows_per_step", self.rows_per_step, 1)
         _check_whole(f"{self.name}, seed", self.seed, 0)
-        if not isinstance(self.scale, bool):
-            raise PipelineError(f"{self.name}, scale", repr(self.scale), "True or False")
+        _check_switch(f"{self.name}, scale", self.scale)
         from models.river_estimator import check_estimator
 
         check_estimator(self.estimator, f"river_model({self.name!r})", many=self.rows_per_step > 1)
@@ -277,6 +302,11 @@ def _check_whole(place: str, value: object, least: int, most: int | None = None)
     if not fits or (most is not None and value > most):  # type: ignore[operator]  # a whole number, see the line above
         expected = f"a whole number, at least {least}" + (f", at most {most}" if most is not None else "")
         raise PipelineError(place, repr(value), expected)
+
+
+def _check_switch(place: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise PipelineError(place, repr(value), "True or False")
 
 
 def _check_number(place: str, value: object, above: float) -> None:

@@ -7,6 +7,9 @@ One step for each mini-batch of at most `rows_per_step` rows:
 Leaving out columns of zeros changes nothing that is learnt (their gradient is 0), and a step costs by what is there rather
 than by all the categories that ever were. The bias is a column of ones, so that AdaGrad moves it like any weight: River's
 own intercept takes steps of a constant size, which on rare positives are far too small at first and too large later.
+
+A learner over the champion (`over_champion`) adds its sums to what the champion said: the loss is that of both together, and
+with all weights 0 it says what the champion says.
 """
 
 from __future__ import annotations
@@ -23,8 +26,9 @@ from river.utils import VectorDict
 from features.errors import SnapshotError
 from features.feature_set import FeatureMatrix
 from features.plan import Floats
+from models.champion_input import champion_names, offsets, parted
 from models.linear_scorer import LinearScorer, Weights
-from models.online_input import OnlineInput, Seen
+from models.online_input import FURTHEST, OnlineInput, Seen
 from models.online_model import labelled
 from models.running_target import RunningTarget
 from models.snapshot import pack, unpack
@@ -52,11 +56,21 @@ class _OverArrays:
     _exit_learn_mode: Any
     _eval_gradient_many: Any
     _fit: Any
+    _begin: Floats | float
 
     def learn_rows(
-        self, names: list[str], values: Floats, targets: npt.NDArray[Any], weights: Floats
+        self,
+        names: list[str],
+        values: Floats,
+        targets: npt.NDArray[Any],
+        weights: Floats,
+        begin: Floats | float = 0.0,
     ) -> None:
-        """What `learn_many` does once its frames are unwrapped, word for word (River 0.26.1)."""
+        """What `learn_many` does once its frames are unwrapped, word for word (River 0.26.1).
+
+        `begin` is added to the sums: what the champion said of each row.
+        """
+        self._begin = begin
         saved = self._enter_learn_mode(set(names))
         try:
             gradient = partial(self._eval_gradient_many, values)
@@ -72,7 +86,7 @@ class _OverArrays:
 
     def _raw_dot_many(self, X: Floats, cols: Sequence[str]) -> Floats:  # noqa: N803  # River's name
         sums: Floats = np.einsum("ij,j->i", X, self._weights.to_numpy(cols)) + self.intercept
-        return sums
+        return sums + self._begin
 
 
 class _Logistic(_OverArrays, linear_model.LogisticRegression):
@@ -104,24 +118,25 @@ class LinearModel:
         """A model that has learnt nothing: 0.5 for every row, or 0, or all classes alike."""
         label = pipeline.label
         parts = len(label.classes) if label.kind == "multiclass" else 1
-        return cls(spec, label.kind, parts, OnlineInput.of(pipeline.feature_set))
+        more = champion_names(label.kind, parts) if spec.champion_input else ()
+        return cls(spec, label.kind, parts, OnlineInput.of(pipeline.feature_set, more))
 
     def learn(self, matrix: FeatureMatrix, codes: Floats, weights: Floats | None = None) -> None:
         """Scale and texts first, then one step for each mini-batch."""
-        matrix, codes, weights = labelled(matrix, codes, weights)
+        matrix, codes, weights = labelled(matrix, self._learnable(matrix, codes), weights)
         if not len(codes):
             return
         self._scorer = None
+        matrix, begins = self._parted(matrix)
         self._input.learn(matrix)
         if self._kind == "regression":
-            self._target.learn(codes)
-            codes = self._target.scaled(codes)
+            codes = self._scaled(codes, begins)
         seen = self._input.see(matrix)
         steps = -(-len(codes) // self._spec.rows_per_step)
         for rows in np.array_split(
             np.arange(len(codes)), steps
         ):  # of like size: a last step of one row would weigh most
-            self._step(_part(seen, rows), codes[rows], weights[rows])
+            self._step(_part(seen, rows), codes[rows], weights[rows], begins[rows])
 
     def score(self, matrix: FeatureMatrix) -> Floats:
         """As the scorer of `scoring_bytes`."""
@@ -166,19 +181,43 @@ class LinearModel:
         except (KeyError, TypeError, ValueError) as error:
             raise SnapshotError(f"the state of {spec.name} does not fit together: {error!r}") from error
 
-    def _step(self, seen: Seen, codes: Floats, weights: Floats) -> None:
+    def _learnable(self, matrix: FeatureMatrix, codes: Floats) -> Floats:
+        """NaN also where a learner over the champion does not know what the champion said."""
+        if not self._spec.over_champion:
+            return codes
+        said = matrix.values[:, -len(self._parts) :]
+        return np.where(np.isfinite(said).all(axis=1), codes, np.nan)
+
+    def _parted(self, matrix: FeatureMatrix) -> tuple[FeatureMatrix, Floats]:
+        """The inputs, and where the sums begin: float64[n, K], 0 but for a learner over the champion."""
+        if not self._spec.over_champion:
+            return matrix, np.zeros((len(matrix), len(self._parts)))
+        features, said = parted(matrix, len(self._parts))
+        return (matrix if self._spec.champion_input else features), offsets(self._kind, said)
+
+    def _scaled(self, codes: Floats, begins: Floats) -> Floats:
+        """The target of a regression; over the champion it is what the champion missed, in units that keep 0 at 0."""
+        if not self._spec.over_champion:
+            self._target.learn(codes)
+            return self._target.scaled(codes)
+        missed = codes - begins[:, 0]
+        self._target.learn(missed)
+        return np.clip(missed / self._target.reach, -FURTHEST, FURTHEST)
+
+    def _step(self, seen: Seen, codes: Floats, weights: Floats, begins: Floats) -> None:
         names, values = columns(seen, self._input)
         for at, part in enumerate(self._parts):
             if self._kind == "regression":
                 part.learn_rows(names, values, codes, weights)
             else:
-                part.learn_rows(
-                    names, values, codes == (1.0 if self._kind == "binary" else float(at)), weights
-                )
+                targets = codes == (1.0 if self._kind == "binary" else float(at))
+                part.learn_rows(names, values, targets, weights, begins[:, at])
 
     def _scoring(self) -> LinearScorer:
         if self._scorer is None:
-            self._scorer = LinearScorer(self._kind, self._input, self._weights(), self._target.scale)
+            over = self._spec.over_champion
+            scale = (0.0, self._target.reach) if over else self._target.scale
+            self._scorer = LinearScorer(self._kind, self._input, self._weights(), scale, over)
         return self._scorer
 
     def _weights(self) -> Weights:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from features.errors import SnapshotError
 from features.feature_set import FeatureMatrix
 from features.plan import Floats
+from models.champion_input import offsets, parted
 from models.online_input import OnlineInput, Seen
 from models.snapshot import pack, unpack
 
@@ -53,34 +54,40 @@ class Weights:
 
 @dataclass(frozen=True)
 class LinearScorer:
-    """`kind` is the label's; of a regression, `target` is the mean and the deviation that sums are read with."""
+    """`kind` is the label's; of a regression, `target` is the mean and the deviation that sums are read with.
+
+    `over_champion`: the matrix has what the champion said behind its features, and the sums are added to that.
+    """
 
     kind: str
     encoding: OnlineInput
     weights: Weights
     target: tuple[float, float]
+    over_champion: bool = False
 
     def score(self, matrix: FeatureMatrix) -> Floats:
         """float64[n]; float64[n, K] for K classes, adding up to 1."""
+        parts = len(self.weights.bias)
+        begins = np.zeros((len(matrix), parts))
+        if self.over_champion:
+            features, said = parted(matrix, parts)
+            begins = offsets(self.kind, said)
+            matrix = features if len(features.names) == len(self.encoding.names) else matrix
         seen = self.encoding.see(matrix)
         if self.kind == "regression":
-            return self.weights.sums(0, seen) * self.target[1] + self.target[0]
-        if self.kind == "binary":
-            return probability(self.weights.sums(0, seen))
-        found = [probability(self.weights.sums(part, seen)) for part in range(len(self.weights.bias))]
-        total = np.zeros(len(seen))
-        for column in found:
-            total += column
-        # All of them 0: as little as nothing is known.
-        shares = [
-            np.where(total > 0, column / np.where(total > 0, total, 1.0), 1 / len(found)) for column in found
-        ]
-        return np.stack(shares, axis=1)
+            return self.weights.sums(0, seen) * self.target[1] + self.target[0] + begins[:, 0]
+        found = [probability(self.weights.sums(part, seen) + begins[:, part]) for part in range(parts)]
+        return found[0] if self.kind == "binary" else _shares(found)
 
     def to_bytes(self) -> bytes:
         """Flat arrays; no pickle."""
         fields, arrays = self.encoding.state()
-        head = {"kind": self.kind, "target": list(self.target), "input": fields}
+        head = {
+            "kind": self.kind,
+            "target": list(self.target),
+            "over_champion": self.over_champion,
+            "input": fields,
+        }
         return pack(head, {**arrays, **self.weights.arrays()})
 
     @classmethod
@@ -90,9 +97,21 @@ class LinearScorer:
         try:
             encoding = OnlineInput.restored(fields["input"], arrays)
             first, second = fields["target"]
-            return cls(fields["kind"], encoding, Weights.of_arrays(arrays), (first, second))
+            weights, over = Weights.of_arrays(arrays), bool(fields["over_champion"])
+            return cls(fields["kind"], encoding, weights, (first, second), over)
         except (KeyError, TypeError, ValueError) as error:
             raise SnapshotError(f"the weights of a linear learner do not fit together: {error!r}") from error
+
+
+def _shares(found: list[Floats]) -> Floats:
+    """float64[n, K]: one against the rest, divided by their sum. All of them 0: as little as nothing is known."""
+    total = np.zeros(len(found[0]))
+    for column in found:
+        total += column
+    return np.stack(
+        [np.where(total == 0, 1 / len(found), column / np.where(total == 0, 1.0, total)) for column in found],
+        axis=1,
+    )
 
 
 def probability(sums: Floats) -> Floats:

@@ -81,10 +81,11 @@ class OnlineInput:
         self._codes: list[dict[str, int]] = [{} for _ in self._categories]
 
     @classmethod
-    def of(cls, feature_set: FeatureSet) -> OnlineInput:
-        """An encoding that has seen nothing."""
+    def of(cls, feature_set: FeatureSet, more: Sequence[str] = ()) -> OnlineInput:
+        """An encoding that has seen nothing; `more` names numbers that stand behind the features."""
         kinds = [feature.kind for feature in feature_set.features]
-        return cls(feature_set.names, [at for at, kind in enumerate(kinds) if kind == "category"])
+        categories = [at for at, kind in enumerate(kinds) if kind == "category"]
+        return cls((*feature_set.names, *more), categories)
 
     @property
     def number_names(self) -> list[str]:

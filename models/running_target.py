@@ -42,6 +42,12 @@ class RunningTarget:
         deviation = math.sqrt(self.squares / max(self.count, 1.0))
         return self.mean, deviation if deviation > ROUNDING * abs(self.mean) else 1.0
 
+    @property
+    def reach(self) -> float:
+        """Root of the mean square: how far the values lie from 0; 1 while all are 0."""
+        reach = math.sqrt(self.squares / max(self.count, 1.0) + self.mean * self.mean)
+        return reach if reach > 0 else 1.0
+
     def scaled(self, values: Floats) -> Floats:
         """Cut to ±10 deviations: one delay of a week must not outweigh a month of ordinary ones."""
         mean, deviation = self.scale

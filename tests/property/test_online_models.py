@@ -11,14 +11,29 @@ from hypothesis import strategies as st
 
 from driftwood import bounded_tree, scaled_linear, scaled_logistic
 from features.feature_set import FeatureMatrix
+from models.champion_input import is_over_champion, with_champion
 from models.online_model import taken
 from models.snapshot import made_here
-from tests.learner_rows import codes_of, matrix, pipeline
+from tests.learner_rows import champion, codes_of, matrix, pipeline
 
+OVER: dict[str, Any] = {"rows_per_step": 5, "over_champion": True}
 SPECS: dict[str, list[Any]] = {
-    "binary": [scaled_logistic(rows_per_step=5), bounded_tree(grace_period=20, tau=0.5)],
-    "multiclass": [scaled_logistic(rows_per_step=5), bounded_tree(grace_period=20, tau=0.5)],
-    "regression": [scaled_linear(rows_per_step=5), bounded_tree(grace_period=20, tau=0.5)],
+    "binary": [
+        scaled_logistic(rows_per_step=5),
+        bounded_tree(grace_period=20, tau=0.5),
+        scaled_logistic("residual", **OVER),
+        scaled_logistic("residual_input", champion_input=True, **OVER),
+    ],
+    "multiclass": [
+        scaled_logistic(rows_per_step=5),
+        bounded_tree(grace_period=20, tau=0.5),
+        scaled_logistic("residual", **OVER),
+    ],
+    "regression": [
+        scaled_linear(rows_per_step=5),
+        bounded_tree(grace_period=20, tau=0.5),
+        scaled_linear("residual", champion_input=True, **OVER),
+    ],
 }
 EVERY = [
     pytest.param(kind, spec, id=f"{kind}-{spec.name}") for kind, specs in SPECS.items() for spec in specs
@@ -32,10 +47,13 @@ some_rows = st.lists(
 )
 
 
-def made(drawn: list[tuple[Any, Any, Any, float]]) -> tuple[FeatureMatrix, np.ndarray]:
+def made(kind: str, spec: Any, drawn: list[tuple[Any, Any, Any, float]]) -> tuple[FeatureMatrix, np.ndarray]:
     amount, wind, shops, behind = zip(*drawn, strict=True)
     numbers = [[np.nan if value is None else value for value in column] for column in (amount, wind)]
-    return matrix(numbers[0], numbers[1], shops), np.array(behind)
+    found = matrix(numbers[0], numbers[1], shops)
+    if is_over_champion(spec):
+        found = with_champion(kind, found, champion(kind, np.array(behind)))
+    return found, np.array(behind)
 
 
 def cuts(count: int, at: list[int]) -> list[np.ndarray]:
@@ -48,9 +66,9 @@ def cuts(count: int, at: list[int]) -> list[np.ndarray]:
 def test_a_rows_score_does_not_depend_on_the_rows_beside_it(kind, spec, learnt, asked, at):
     model = spec.make(pipeline(kind, [spec]))
     for drawn in learnt:
-        rows, behind = made(drawn)
+        rows, behind = made(kind, spec, drawn)
         model.learn(rows, codes_of(kind, behind))
-    rows, _ = made(asked)
+    rows, _ = made(kind, spec, asked)
     whole = model.score(rows)
     assert np.isfinite(whole).all()
     cut = [model.score(taken(rows, part)) for part in cuts(len(rows), at)]
@@ -66,7 +84,7 @@ def test_a_learner_that_is_stopped_anywhere_ends_as_one_that_was_not(kind, spec,
     declared = pipeline(kind, [spec])
     undisturbed, killed = spec.make(declared), spec.make(declared)
     for batch, drawn in enumerate(learnt):
-        rows, behind = made(drawn)
+        rows, behind = made(kind, spec, drawn)
         if batch == stopped % len(learnt):
             killed = spec.restore(declared, made_here(killed.state_bytes()))
         for model in (undisturbed, killed):
