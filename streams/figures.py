@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -141,7 +142,49 @@ def learner_figures(memories: Callable[[], Iterable[Any]], clock: Callable[[], f
             (),
             of_learner(lambda memory: memory.state.evictions),
         ),
+        Now(
+            "driftwood_model_figure",
+            "How good a model is: what `driftwood models` shows, over the last outcomes (rolling) and all (total).",
+            ("model", "period", "figure"),
+            lambda: [
+                one for memory in memories() if isinstance(memory, LearnMemory) for one in _quality(memory)
+            ],
+        ),
+        Now(
+            "driftwood_model_weight",
+            "A model's weight in the blend, 0 to 1.",
+            ("model",),
+            lambda: [
+                one for memory in memories() if isinstance(memory, LearnMemory) for one in _weights(memory)
+            ],
+        ),
+        Now(
+            "driftwood_label_delay_seconds",
+            "From an event to when its label became known, of the last labels.",
+            ("quantile",),
+            lambda: [
+                one for memory in memories() if isinstance(memory, LearnMemory) for one in _delays(memory)
+            ],
+        ),
     ]
+
+
+def _quality(memory: LearnMemory) -> Values:
+    return [
+        ((name, period, figure), value)
+        for name, row in json.loads(memory.figures).get("models", {}).items()
+        for period in ("rolling", "total")
+        for figure, value in row[period].items()
+    ]
+
+
+def _weights(memory: LearnMemory) -> Values:
+    models = json.loads(memory.figures).get("models", {})
+    return [((name,), row["weight"]) for name, row in models.items() if row["weight"] is not None]
+
+
+def _delays(memory: LearnMemory) -> Values:
+    return [((name,), value) for name, value in json.loads(memory.figures).get("label_delay_s", {}).items()]
 
 
 def _of_snapshots(serving: Serving, read: Callable[[SnapshotWatch], float]) -> Values:

@@ -74,6 +74,7 @@ class LearnMemory:
     later: asyncio.TimerHandle | None = None  # the next snapshot, when it is not time yet
     began_s: float = float("-inf")  # the newest snapshot, by the stage's clock
     behind_since_s: float | None = None
+    figures: bytes = b"{}"  # of the newest snapshot, as it was published
     refused: Refused | None = None
     failed: Exception | None = None
     said: str = ""
@@ -305,6 +306,7 @@ class LearnStage:
         memory.applied = snapshot.version
         memory.behind_since_s = memory.began_s if memory.behind else None
         memory.state = replace(memory.state, nbytes=len(snapshot.state), evictions=answer.dropped)
+        memory.figures = snapshot.figures
         memory.said = ""
 
     def _troubled(self, memory: LearnMemory, error: Exception) -> None:

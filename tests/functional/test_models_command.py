@@ -1,0 +1,115 @@
+"""`driftwood models`: what the newest snapshot says of its models."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from driftwood.cli import main
+from features.redis_snapshots import RedisSnapshots
+from features.snapshot_store import Snapshot
+from features.store import PartitionId
+from models.learning import Learning
+from models.loading import load_pipeline
+from streams.figures import learner_figures
+from streams.learner import LearnMemory
+from tests.served_outcomes import matured
+
+FILE = """
+import msgspec
+from driftwood import Label, Pipeline, scaled_logistic
+
+class Event(msgspec.Struct):
+    id: str
+    at: int
+    x: float
+    y: float
+
+served = Pipeline("served", event=Event, id="id", time="at", time_unit="s", features=["x", "y"],
+                  label=Label("came", horizon="1d"), online=[scaled_logistic()])
+"""
+
+Call = Callable[..., tuple[object, str, str]]
+
+
+@pytest.fixture
+def called(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Call:
+    path = tmp_path / "served.py"
+    path.write_text(FILE)
+    monkeypatch.chdir(tmp_path)
+
+    def call(*more: str) -> tuple[object, str, str]:
+        arguments = ["driftwood", "models", str(path), f"--set=redis_url={redis_url}", *more]
+        monkeypatch.setattr(sys, "argv", arguments)
+        code: object = 0
+        try:
+            main()
+        except SystemExit as ended:
+            code = ended.code
+        return (code, *capsys.readouterr())
+
+    return call
+
+
+def learnt(path: Path) -> Learning:
+    """Two labels, one said well and one badly."""
+    learning = Learning(load_pipeline(str(path / "served.py")))
+    learning.step(matured([1, 0], [0.8, 0.4], parts={"lightgbm": [0.8, 0.4], "scaled_logistic": [0.6, 0.5]}))
+    return learning
+
+
+def publish(url: str, figures: bytes) -> None:
+    async def run() -> None:
+        store = RedisSnapshots.connect(url)
+        place = PartitionId("served", "served.outcomes", 0, "cluster/topic")
+        loaded = await store.load(place)
+        await store.publish(Snapshot(place, loaded.epoch, loaded.applied, 7, b"s", b"t", figures=figures))
+        await store.aclose()
+
+    asyncio.run(run())
+
+
+def test_before_anything_was_learnt_it_says_what_is_missing(called: Call) -> None:
+    code, out, err = called()
+    assert (code, out) == (3, "")
+    assert "driftwood learn" in err
+
+
+def test_it_shows_each_model_with_its_weight_and_figures(
+    called: Call, redis_url: str, tmp_path: Path
+) -> None:
+    figures = learnt(tmp_path).figures()
+    publish(redis_url, json.dumps({**figures, "published_ms": 0}).encode())
+    code, out, _ = called()
+    assert code in (0, None)
+    assert "snapshot 7" in out and "2 matched" in out
+    lines = {line.split()[0]: line.split() for line in out.splitlines() if line}
+    assert {"blend", "lightgbm", "scaled_logistic"} <= lines.keys()
+    assert lines["lightgbm"][1:4] == ["1.000", "2", "1.0000"]  # weight, labels, AUC
+    assert lines["scaled_logistic"][1:3] == ["0.000", "2"]
+
+
+def test_programs_read_the_same_as_json(called: Call, redis_url: str, tmp_path: Path) -> None:
+    figures = learnt(tmp_path).figures()
+    publish(redis_url, json.dumps(figures).encode())
+    _, out, _ = called("--json")
+    said = json.loads(out)
+    assert (said["pipeline"], said["snapshot"]) == ("served", 7)
+    assert said["models"] == json.loads(json.dumps(figures["models"]))
+
+
+def test_prometheus_is_told_the_same(tmp_path: Path, called: Call) -> None:
+    figures = learnt(tmp_path).figures()
+    memory = LearnMemory(None, 0, 0, None, figures=json.dumps(figures).encode())  # type: ignore[arg-type]
+    told = {now.name: dict(now.read()) for now in learner_figures(lambda: [memory], lambda: 0.0)[-3:]}
+    rolling = figures["models"]["lightgbm"]["rolling"]
+    assert told["driftwood_model_figure"][("lightgbm", "rolling", "auc")] == rolling["auc"] == 1.0
+    assert told["driftwood_model_weight"] == {("lightgbm",): 1.0, ("scaled_logistic",): 0.0}
+    assert told["driftwood_label_delay_seconds"][("p50",)] == 3_600.0
