@@ -212,12 +212,13 @@ class LearnStage:
             return self.maker.new()
         try:
             state = await self._own_state(pipeline, version)
+            # Ours, and yet perhaps of learners that the pipeline no longer declares, or of an older format.
+            learner: Learner = await self._in_thread(self.maker.restored, state)
         except (SnapshotError, StateLostError) as error:
             if not self.afresh:
                 raise
             log.warning("the learners begin afresh behind outcome %d, as asked: %s", version, error)
             return self.maker.new()
-        learner: Learner = await self._in_thread(self.maker.restored, state)
         return learner
 
     async def _own_state(self, pipeline: str, version: int) -> bytes:

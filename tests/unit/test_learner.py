@@ -23,6 +23,7 @@ from tests.chained_learner import (
     KEY,
     PLACE,
     VERSION,
+    ChainedLearner,
     ChainedMaker,
     Sent,
     command,
@@ -157,6 +158,22 @@ def test_as_asked_learners_begin_afresh_behind_a_snapshot_that_is_not_theirs(cap
 
     applied, state, alone = run(body())
     assert applied == 6 and state == alone
+    assert "begin afresh behind outcome 5" in caplog.text
+
+
+def test_as_asked_learners_begin_afresh_also_where_the_snapshot_is_theirs_and_cannot_be_read(caplog):
+    class OtherMaker(ChainedMaker):
+        def restored(self, state: bytes) -> ChainedLearner:
+            raise SnapshotError("a state of format 1, this driftwood reads 2")
+
+    async def body() -> Any:
+        store = await foreign(seal("state", 5, "f00d", b"[]", KEY))
+        with pytest.raises(SnapshotError, match="format 1"):
+            await stage(store, OtherMaker()).open(PLACE)
+        memory = await worked(replace(stage(store, OtherMaker()), afresh=True), [outcome(6, [(6, 0)])])
+        return memory.applied
+
+    assert run(body()) == 6
     assert "begin afresh behind outcome 5" in caplog.text
 
 
