@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 Mode = Literal["blend", "champion", "fallback"]
 
-SCORING_FORMAT: Final = 1
+SCORING_FORMAT: Final = 2
 
 
 class BlendScorer:
@@ -58,8 +58,8 @@ class BlendScorer:
         self._calibrator = None
         if state["calibrator"] is not None:
             self._calibrator = Calibrator.restore(self._kind, state["calibrator"])
-        # Another champion than the one beside which all this was earned: none of its outcomes is known yet.
-        unjudged = state["champion"] not in (CHAMPION, champion.name)
+        # Another champion, or another version of it, than the one beside which all this was earned: none of its outcomes is known yet.
+        unjudged = state["champion"] != CHAMPION and state["version"] != champion.version
         weights = state["weights"]
         if unjudged:
             weights = fresh_weights([name for name in weights if name != CHAMPION])

@@ -38,7 +38,7 @@ from models.weighing import Weighing
 
 log = logging.getLogger(__name__)
 
-STATE_FORMAT: Final = 1
+STATE_FORMAT: Final = 2
 
 
 @dataclass
@@ -80,8 +80,9 @@ class Learning:
         """Take in one record of outcomes, in the numbered order of this module."""
         self._prequential.step(batch)
         if self._weighing.step(batch, self._sound):
-            for learner in [one for one in self._learners.values() if is_over_champion(one.spec)]:
-                self._begin(self._new(learner.spec))
+            for learner in [self._learners[name] for name in self._sound]:
+                if is_over_champion(learner.spec):
+                    self._begin(self._new(learner.spec))
         self._learn(batch)
 
     def teach(self, matrix: FeatureMatrix, codes: Floats) -> None:
@@ -152,12 +153,17 @@ class Learning:
     def restore_learner(self, name: str, state: bytes) -> None:
         """The learner is as it was in an older `state()`; its weight is earned anew.
 
-        Raises SnapshotError when that state does not hold this learner.
+        Raises SnapshotError when that state does not hold this learner, or what it corrected is not in service.
         """
-        spec = self._learners[self._known(name)].spec
-        kept = _opened(state)["learners"].get(name)
+        spec, older = self._learners[self._known(name)].spec, _opened(state)
+        kept, corrected = older["learners"].get(name), older["weighing"]["version"]
         if kept is None or kept["identity"] != spec.identity:
             raise SnapshotError(f"the older state holds no learner {name} of the same declaration")
+        if is_over_champion(spec) and corrected != self._weighing.version:
+            raise SnapshotError(
+                f"learner {name} of the older state corrects champion {corrected or 'none'}, "
+                f"and {self._weighing.version or 'none'} is in service"
+            )
         model = spec.restore(self._pipeline, part_of(state, kept["model"]))
         self._begin(_Learner(spec, model, LossGuard(self._kind), kept["learnt"]))
 

@@ -27,6 +27,7 @@ class Matured:
       the rows at whose time that part did not exist.
     - `thresholds`: the decision threshold of the time, NaN without one; `propensities`: the probability with which such
       an outcome is seen at all (1 but for events that only a random hold-out let pass).
+    - `champions`: the version of the champion that answered, or of the fallback; "" where nothing was served.
     """
 
     event_ids: Sequence[str]
@@ -40,6 +41,7 @@ class Matured:
     parts: Mapping[str, Floats]
     thresholds: Floats
     propensities: Floats
+    champions: Sequence[str]
 
     def __len__(self) -> int:
         return len(self.event_ids)
@@ -69,4 +71,5 @@ class Matured:
             {name: part[rows] for name, part in self.parts.items()},
             self.thresholds[rows],
             self.propensities[rows],
+            [version for version, chosen in zip(self.champions, rows.tolist(), strict=True) if chosen],
         )

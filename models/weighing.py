@@ -15,10 +15,11 @@ from features.durations import duration_us
 from features.plan import Floats, Ints
 from models.blend import CHAMPION, LEAST_JUDGED, FixedShare, pooled
 from models.calibrator import Calibrator
+from models.champion_input import is_over_champion
 from models.fallback import FallbackScorer
 from models.losses import present, row_losses
 from models.matured import Matured
-from models.maturity import Judged, Maturity
+from models.maturity import NEVER_US, Judged, Maturity
 from models.pipeline import Pipeline
 from models.prequential import id_hash
 from models.totals import WEIGHT_UNITS, weight_units
@@ -40,7 +41,10 @@ _SCALE_MEMORY = 5_000
 
 
 class Weighing:
-    """Weights and calibrator of one pipeline. `champion` is the name of the champion's part, once one has answered."""
+    """Weights and calibrator of one pipeline.
+
+    `champion` is the name of the champion's part, once one has answered, and `version` the version of it that is in service.
+    """
 
     def __init__(self, pipeline: Pipeline) -> None:
         label, spec = pipeline.label, pipeline.blend
@@ -53,7 +57,9 @@ class Weighing:
         )
         self.weights = FixedShare(spec)
         self.calibrator = Calibrator(label.kind)
-        self.champion = CHAMPION
+        self.champion, self.version = CHAMPION, ""
+        self._answered_us = NEVER_US  # the newest event that the champion in service has answered
+        self._over_champion = {one.name for one in pipeline.online if is_over_champion(one)}
         self._judgements: dict[str, int] = {}
         self._born_us: dict[
             str, int
@@ -76,13 +82,18 @@ class Weighing:
         return another
 
     def scores(self, batch: Matured, learners: Collection[str]) -> dict[str, Floats]:
-        """By part: that of the champion in service, and those of learners from their birth on; NaN elsewhere."""
+        """By part: that of the champion in service, and those of learners from their birth on; NaN elsewhere.
+
+        A learner over the champion has said nothing but where that champion answered.
+        """
         absent = np.full_like(batch.score, np.nan)
-        scores = {CHAMPION: batch.parts.get(self.champion, absent)}
+        current = np.fromiter((version == self.version for version in batch.champions), np.bool_, len(batch))
+        scores = {CHAMPION: _where(current, batch.parts.get(self.champion, absent))}
         for name in learners:
             if name in batch.parts:
-                born = batch.times_us >= self._born_us.get(name, batch.times_us)
-                scores[name] = np.where(_like(born, batch.score), batch.parts[name], np.nan)
+                own = batch.times_us >= self._born_us.get(name, batch.times_us)
+                own = own & current if name in self._over_champion else own
+                scores[name] = _where(own, batch.parts[name])
         return scores
 
     def drop(self, name: str) -> None:
@@ -97,20 +108,28 @@ class Weighing:
         self.maturity.forget(name)
 
     def _follow_champion(self, batch: Matured) -> bool:
-        """Weights and calibration begin anew with the first outcome that another champion has answered.
+        """Weights and calibration begin anew with the first outcome that another champion, or version of it, has answered.
 
-        The fallback comes before every champion and never after one: where an operator lets it answer for a while, the
-        champion's weight waits.
+        In service is who answered the newest event: labels of the champion before come for weeks after it. The fallback
+        comes before every champion and never after one: where an operator lets it answer for a while, the champion's
+        weight waits.
         """
         seen = [name for name in CHAMPIONS if name in batch.parts and present(batch.parts[name]).any()]
-        if not seen or seen[-1] == self.champion or (self.champion != CHAMPION and seen == [FALLBACK]):
+        if not seen or (self.champion not in (CHAMPION, FALLBACK) and seen == [FALLBACK]):
+            return False
+        name, answered = seen[-1], np.flatnonzero(present(batch.parts[seen[-1]]))
+        newest = answered[batch.times_us[answered].argmax()]
+        version, newest_us = batch.champions[newest], int(batch.times_us[newest])
+        if name == self.champion and (version == self.version or newest_us <= self._answered_us):
+            self._answered_us = max(self._answered_us, newest_us)
             return False
         another = self.champion != CHAMPION
         if another:
+            # What is held was said of another champion. What corrected it is begun anew by whoever owns it.
             self.weights.restart()
             self.calibrator = Calibrator(self._kind)
             self.maturity.forget(CHAMPION)
-        self.champion = seen[-1]
+        self.champion, self.version, self._answered_us = name, version, newest_us
         return another
 
     def _judged(self, batch: Matured, learners: Collection[str]) -> Judged:
@@ -139,7 +158,7 @@ class Weighing:
                 self._judgements[name] = self._judgements.get(name, 0) + seen
         if self._spec.calibrate:
             answered = pooled(self._kind, self._spec.pool, rows.scores, self.weights.weights)
-            known = present(answered)
+            known = present(answered) & present(rows.scores[CHAMPION])  # it corrects what this champion leads
             self.calibrator.learn(answered[known], rows.codes[known], rows.weights[known])
         self.weights.update(self._losses(rows), rows.weights)
         for name in learners:
@@ -166,6 +185,7 @@ class Weighing:
             "pool": self._spec.pool,
             "weights": self.weights.state(),
             "champion": self.champion,
+            "version": self.version,
             "calibrator": self.calibrator.state() if self._spec.calibrate else None,
         }
 
@@ -176,6 +196,8 @@ class Weighing:
             "weights": self.weights.state(),
             "calibrator": self.calibrator.state(),
             "champion": self.champion,
+            "version": self.version,
+            "answered": self._answered_us,
             "judgements": dict(self._judgements),
             "born": dict(self._born_us),
             "targets": self._targets,
@@ -187,10 +209,12 @@ class Weighing:
         self.maturity.restore(state["maturity"])
         self.weights.restore(state["weights"])
         self.calibrator = Calibrator.restore(self._kind, state["calibrator"])
-        self.champion = state["champion"]
+        self.champion, self.version = state["champion"], state["version"]
+        self._answered_us = state["answered"]
         self._judgements, self._born_us = dict(state["judgements"]), dict(state["born"])
         self._targets, self._squares = state["targets"], state["squares"]
 
 
-def _like(rows: Any, scores: Floats) -> Any:
-    return rows if scores.ndim == 1 else rows[:, None]
+def _where(rows: Any, scores: Floats) -> Floats:
+    """The scores of these rows; NaN in all others."""
+    return np.where(rows if scores.ndim == 1 else rows[:, None], scores, np.nan)

@@ -30,7 +30,7 @@ from streams.producer import Outgoing
 from streams.served_rows import PART_SEPARATOR, ServedRow
 
 # Raised when the bytes of outcomes change for the same pipeline.
-FORMAT = 1
+FORMAT = 2
 
 PARTS = "parts"
 """Header: the names of the parts of the scores, a JSON list, in the order of the columns."""
@@ -128,6 +128,9 @@ class OutcomeCodec:
         batch = pa.RecordBatch.from_arrays(
             [
                 pa.array([one.event_id for one in outcomes], pa.string()),
+                pa.array(
+                    ["" if one.served is None else one.served.champion for one in outcomes], pa.string()
+                ),
                 *texts,
                 matrix_column(np.array(integers, np.int64), schema.field("integers").type),
                 matrix_column(floats, schema.field("floats").type),
@@ -140,7 +143,7 @@ class OutcomeCodec:
     def decode(self, value: bytes, parts: Sequence[str]) -> OutcomeFrame:
         """The outcomes in a record's value. Raises ValueError when it holds none."""
         batch = read_batch(value, self._schema(len(parts)))
-        event_ids, *texts, integers, numbers = batch.columns
+        event_ids, champions, *texts, integers, numbers = batch.columns
         columns = np.ascontiguousarray(column_matrix(integers, _INTEGERS).T)
         times_us, known_us, kinds, offsets, rows = columns
         if len(kinds) and not 0 <= kinds.min() <= kinds.max() < len(NAMES):
@@ -161,6 +164,7 @@ class OutcomeCodec:
             {name: by_part[:, 1 + at] for at, name in enumerate(parts)},
             fixed[:, 2],
             fixed[:, 3],
+            champions.to_pylist(),
         )
         return OutcomeFrame(matured, offsets, rows)
 
@@ -203,6 +207,7 @@ class OutcomeCodec:
     def _schema(self, parts: int) -> pa.Schema:
         fields: list[tuple[str, pa.DataType]] = [
             ("event_id", pa.string()),
+            ("champion", pa.string()),
             *((f"text:{place}", pa.string()) for place in self._categories),
             ("integers", pa.list_(pa.int64(), _INTEGERS)),
             ("floats", pa.list_(pa.float64(), self._width(parts))),

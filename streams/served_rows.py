@@ -15,6 +15,7 @@ from features.store import Position
 from models.pipeline import Pipeline
 from streams import flags
 from streams.served import Served
+from streams.versions import read_versions
 
 PART_SEPARATOR: Final = "\n"
 
@@ -24,7 +25,8 @@ class ServedRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
     `values` are the numbers of the features (float64 each), `texts` its categories in their order. `scores` has the score
     and then each of `parts` (names, joined): one float64, or one a class. `keys` are those of the entities that have
-    windows over labels. `propensity` is the probability with which the outcome of such an event is seen at all.
+    windows over labels. `propensity` is the probability with which the outcome of such an event is seen at all. `champion`
+    is the version of the champion that answered, or of the fallback; "" in rows of a driftwood that did not keep it.
     """
 
     event_id: str
@@ -36,6 +38,7 @@ class ServedRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
     threshold: float
     propensity: float
     keys: tuple[str | None, ...]
+    champion: str = ""
 
 
 Place = tuple[int, Position]
@@ -76,6 +79,7 @@ class ServedRows:
             repeat(served.threshold),
             self._propensities(served).tolist(),
             zip(*keys, strict=True) if keys else repeat(()),
+            repeat(read_versions(served.versions).model),
         )
         for row in map(ServedRow, *columns):
             yield row.event_id, row.time_us, _encode(row)

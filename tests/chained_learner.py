@@ -134,6 +134,7 @@ def matured(event_ids: Sequence[str], codes: Sequence[float]) -> Matured:
         {},
         ones * 0.5,
         ones,
+        ["7"] * count,
     )
 
 

@@ -33,6 +33,7 @@ from streams.served import Served, ServedCodec
 from streams.served_rows import Archive, label_plans
 from streams.settings import Settings
 from streams.topics import pipeline_topics
+from streams.versions import versions_text
 from tests.in_process import Log, LogRecord
 from tests.shop_events import START, orders
 
@@ -161,7 +162,10 @@ class JoinTopic:
 
 
 def served_of(pipeline: Pipeline, events: list[Event], first: int) -> Served:
-    """Answers to these events, whose upstream records are numbered from `first`. Scores say which event it was."""
+    """Answers to these events, whose upstream records are numbered from `first`. Scores say which event it was.
+
+    The champion's version is `champion-<first>`.
+    """
     records = [
         (
             json.dumps(
@@ -191,7 +195,8 @@ def served_of(pipeline: Pipeline, events: list[Event], first: int) -> Served:
     while frame.ages_s.shape[1] < len(features.entities):
         frame = frame.with_entity(np.zeros((n, 0)), np.zeros(n), bits)
     score = np.array([event.amount / 1_000 for event in events])
-    return Served(frame, score, {"lightgbm": score + 0.1}, "{}", 0.5, {"lightgbm": 1.0})
+    versions = versions_text(f"champion-{first}", pipeline.version, "blend", 5)
+    return Served(frame, score, {"lightgbm": score + 0.1}, versions, 0.5, {"lightgbm": 1.0})
 
 
 def stage_of(

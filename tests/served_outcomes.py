@@ -72,6 +72,7 @@ def matured(
     values: Any = None,
     thresholds: Any = 0.5,
     propensities: Any = 1.0,
+    champions: Any = None,
 ) -> Matured:
     """A record of n outcomes; event number i is `e<i>`, a second after the one before, its label an hour later."""
     codes = np.asarray(codes, np.float64)
@@ -95,7 +96,13 @@ def matured(
         },
         thresholds=np.broadcast_to(np.float64(thresholds), (rows,)).astype(np.float64),
         propensities=np.broadcast_to(np.asarray(propensities, np.float64), (rows,)).copy(),
+        champions=champions_of(parts, rows) if champions is None else list(champions),
     )
+
+
+def champions_of(parts: Mapping[str, Any] | None, rows: int) -> list[str]:
+    """The first version of whichever champion has a part."""
+    return [f"{'fallback' if parts is not None and 'fallback' in parts else 'lightgbm'}-1"] * rows
 
 
 class Rate:

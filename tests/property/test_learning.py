@@ -109,6 +109,7 @@ def together(batches):
             {name: np.concatenate([part, other.parts[name]]) for name, part in one.parts.items()},
             np.concatenate([one.thresholds, other.thresholds]),
             np.concatenate([one.propensities, other.propensities]),
+            [*one.champions, *other.champions],
         )
     return one
 

@@ -37,11 +37,12 @@ class Champion:
         return np.array([True, False, False])
 
 
-def scoring(weights, learners=("rate",), calibrator=None, champion="lightgbm", **others):
+def scoring(weights, learners=("rate",), calibrator=None, champion="lightgbm", version="7", **others):
     """Scoring bytes of learners that all say what a Rate of 0 rows says: one half."""
     model = RateSpec().make(None).scoring_bytes()
     parts = dict.fromkeys(learners, model)
-    state = {"format": 1, "pool": "linear", "weights": weights, "champion": champion, "learners": parts}
+    state = {"format": 2, "pool": "linear", "weights": weights, "champion": champion, "learners": parts}
+    state["version"] = version
     return pack_state(state | {"calibrator": None if calibrator is None else calibrator.state()} | others)
 
 
@@ -102,7 +103,7 @@ def test_mode_fallback_asks_nobody_else():
 
 
 def test_a_champion_that_was_never_judged_gets_the_weight_of_a_new_one_and_no_calibration():
-    data = scoring({CHAMPION: 0.2, "rate": 0.8}, calibrator=calibrated(), champion="fallback")
+    data = scoring({CHAMPION: 0.2, "rate": 0.8}, calibrator=calibrated(), version="6")
     found = scorer(data).parts(ROWS)
     assert found.weights == pytest.approx({"lightgbm": 1 - ENTRY, "rate": ENTRY})
     assert found.score == pytest.approx(0.95 * np.array([0.1, 0.3, 0.9]) + 0.05 * 0.5)
@@ -121,7 +122,7 @@ def test_a_learner_over_the_champion_is_handed_its_score_and_never_another_champ
     blend = BlendScorer(declared, champion, scoring({CHAMPION: 0.5, "rate": 0.5}))
     blend._learners["rate"] = Saw()
     assert blend.parts(ROWS).parts["rate"] == pytest.approx([0.1, 0.3, 0.9]) and champion.asked == [3]
-    other = BlendScorer(declared, champion, scoring({CHAMPION: 0.5, "rate": 0.5}, champion="fallback"))
+    other = BlendScorer(declared, champion, scoring({CHAMPION: 0.5, "rate": 0.5}, version="6"))
     assert other.parts(ROWS).weights == {"lightgbm": 1.0}
 
 
@@ -182,6 +183,6 @@ def test_classes_and_values_have_a_spread_too():
 
 
 def test_bytes_that_are_no_scoring_snapshot_are_refused():
-    for data, words in ((pack_state({"format": 2}), "format 2"), (b"junk", "cannot be read")):
+    for data, words in ((pack_state({"format": 3}), "format 3"), (b"junk", "cannot be read")):
         with pytest.raises(SnapshotError, match=words):
             scorer(data)

@@ -14,7 +14,7 @@ from models.outcomes import CENSORED, CORRECTED, EXPIRED, MATCHED, SILENT
 from models.snapshot import made_here
 from models.state_bytes import pack_state, unpack_state
 from models.weighing import LEAST_JUDGEMENTS
-from tests.served_outcomes import NAN, RateSpec, matured, pipeline
+from tests.served_outcomes import HOUR_US, NAN, SECOND_US, START_US, RateSpec, matured, pipeline
 
 AT_ONCE = Blend(mature_after="1s", rate=0.2)
 
@@ -171,6 +171,69 @@ def test_a_learner_over_the_champion_begins_anew_with_another_champion_and_other
         learning, 1, 10, seed=3, part="fallback"
     )  # the operator's switch: nothing to learn about the champion
     assert rate_of(learning).count == 10 and rate_of(learning, "plain").count == 220
+
+
+def served_by(learning, version, first, rows=100, rate=0.9, code=1.0, hours=0):
+    """Events a second apart from number `first` on, all answered by this version and by the learner `rate`."""
+    times = START_US + (first + np.arange(rows)) * SECOND_US
+    learning.step(
+        matured(
+            np.full(rows, code),
+            np.full(rows, 0.6),
+            parts={"lightgbm": np.full(rows, 0.6), "rate": np.full(rows, rate)},
+            first=first,
+            times_us=times,
+            delays_us=HOUR_US * (1 + hours),
+            champions=[version] * rows,
+        )
+    )
+
+
+def test_another_version_of_the_champion_begins_anew_like_another_champion():
+    learning = Learning(pipeline(online=[RateSpec(over_champion=True), RateSpec("plain")], blend=AT_ONCE))
+    for number in range(8):
+        served_by(learning, "v1", number * 100)
+    assert weights(learning)["rate"] > 0.3 and learning.figures()["calibrator"]["rows"] > 500
+    served_by(learning, "v2", 800)
+    assert weights(learning) == {CHAMPION: 1.0}
+    assert rate_of(learning).count == 100 and rate_of(learning, "plain").count == 900
+    assert learning.figures()["calibrator"]["rows"] <= 100
+    assert unpack_state(learning.scoring())["version"] == "v2"
+
+
+def test_labels_of_the_champion_before_neither_teach_nor_judge_what_corrects_the_new_one():
+    learning = Learning(pipeline(online=[RateSpec(over_champion=True), RateSpec("plain")], blend=AT_ONCE))
+    served_by(learning, "v1", 0)
+    served_by(learning, "v2", 10_000)
+    taught, judged = rate_of(learning).count, learning.figures()["calibrator"]["rows"]
+    for number in range(1, 9):
+        served_by(learning, "v1", 100 * number, hours=24)  # served before the change, known after it
+    assert rate_of(learning).count == taught == 100 and rate_of(learning, "plain").count == 1_000
+    assert "rate" not in weights(learning)
+    assert learning.figures()["calibrator"]["rows"] <= judged + 100
+    served_by(learning, "v1", 20_000)  # rolled back
+    assert unpack_state(learning.scoring())["version"] == "v1" and rate_of(learning).count == 100
+
+
+def test_a_frozen_learner_stays_frozen_when_the_champion_changes(caplog):
+    caplog.set_level(logging.CRITICAL)
+    learning = Learning(pipeline(online=[RateSpec(over_champion=True)]))
+    served_by(learning, "v1", 0)
+    learning.freeze("rate")
+    served_by(learning, "v2", 1_000)
+    assert row(learning)["frozen"] == "by command"
+
+
+def test_a_learner_over_another_champion_is_not_restored():
+    learning = Learning(pipeline(online=[RateSpec(over_champion=True)]))
+    served_by(learning, "v1", 0)
+    older = made_here(learning.state())
+    learning.restore_learner("rate", older)
+    served_by(learning, "v2", 1_000)
+    with pytest.raises(
+        SnapshotError, match="learner rate of the older state corrects champion v1, and v2 is in service"
+    ):
+        learning.restore_learner("rate", older)
 
 
 # ---- the guard-rails

@@ -105,6 +105,19 @@ def test_a_label_finds_what_was_served_features_scores_threshold_and_all() -> No
     assert found.matrix.text("country").to_pylist() == ["DE"]
 
 
+def test_every_outcome_names_the_champion_that_had_answered_its_event() -> None:
+    topic = topic_of()
+    topic.served("hop/0", [Event("a", at(0)), Event("b", at(1))])
+    topic.served("hop/0", [Event("c", at(2))])
+    reports = [Report("c", at(5)), Report("b", at(6)), Report("z", at(7)), Report("b", at(8), 0.0)]
+    topic.reports(LABELS, "labels/0", reports, wall_ms=1)
+    run(topic)
+    found = matured(topic)
+    assert found.event_ids == ["c", "b", "z", "b"]
+    assert found.champions == ["champion-2", "champion-0", "", "champion-0"]
+    assert found.select(found.codes == 1.0).champions == ["champion-2", "champion-0"]
+
+
 def test_a_label_that_nobody_awaited_is_early_and_then_unknown() -> None:
     topic = topic_of()
     topic.reports(LABELS, "labels/0", [Report("nobody", at(0)), Report("nobody", at(0))], wall_ms=1)

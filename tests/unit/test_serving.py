@@ -263,7 +263,7 @@ def test_nothing_of_a_snapshot_is_unpickled_before_its_signature_was_checked(mod
     shelf.sealed[7] = pickle.dumps(Bomb())
     serving = serving_of(shelf, models)
     asyncio.run(serving.refresh())
-    payload = pack_state({"format": 1, "learners": {"scaled_logistic": pickle.dumps(Bomb())}})
+    payload = pack_state({"format": 2, "learners": {"scaled_logistic": pickle.dumps(Bomb())}})
     shelf.sealed[8] = seal("scoring", 8, LEARNS.feature_set.hash, payload, b"not our key" * 3)
     asyncio.run(serving.refresh())
     assert serving.snapshot == -1 and caplog.text.count("was refused") == 2
