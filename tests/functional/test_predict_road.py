@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,11 +17,15 @@ import pytest
 
 from driftwood import Entity, Label, Pipeline, load_pipeline, personal
 from examples.flights.data import events as flight_events
+from examples.flights.data import labels as flight_labels
 from features.memory_store import MemoryStore
 from features.redis_store import RedisStore
 from models.model_store import ModelStore
 from offline.backfill import Backfill, compute_features
 from offline.events import event_records
+from offline.in_process import InProcess, Sent, merged
+from offline.label_records import label_records
+from offline.train import labelled_features
 from streams.taken import OtherVersionError
 from tests.in_process import CrashedError, CrashingStore, Road
 from tests.recorded_order import assert_as_recorded
@@ -69,14 +74,47 @@ def bits(values: Any) -> list[Any]:
 # ---- equal to the backfill
 
 
-def test_streamed_flights_have_the_features_of_the_backfill_bit_for_bit(tmp_path):
+def test_streamed_flights_with_their_labels_have_the_features_of_the_backfill_bit_for_bit(tmp_path):
     pipeline = load_pipeline("flights")
-    table = pa.Table.from_pandas(flight_events().iloc[100_000:103_000], preserve_index=False)
-    events = list(event_records(table, pipeline.feature_set))
-    road = Road(pipeline, MemoryStore(), tmp_path, partitions=1)
-    road.send(events)
-    road.run(batch=170)
-    assert_equal_to_backfill(road, offline(pipeline, events, tmp_path))
+    table = flight_events().iloc[100_000:100_500]
+    events = pa.Table.from_pandas(table, preserve_index=False)
+    told = flight_labels()
+    labels = pa.Table.from_pandas(told[told["flight_id"].isin(table["flight_id"])], preserve_index=False)
+    made, _, _ = labelled_features(pipeline, events, labels)
+    served = asyncio.run(both_roads(pipeline, events, labels, tmp_path))
+    assert served.keys() == set(made.event_ids.to_pylist())
+    for row, event_id in enumerate(made.event_ids.to_pylist()):
+        assert bits(served[event_id]["features"].values()) == bits(_features(made, row)), event_id
+    late_rates = made.matrix.number("origin_late_rate_3h")
+    assert np.isfinite(late_rates).sum() > 100  # labels did come in between
+
+
+async def both_roads(
+    pipeline: Pipeline, events: pa.Table, labels: pa.Table, folder: Path
+) -> dict[str, dict[str, Any]]:
+    """Events and labels in the order of their times through both roads: the predictions by event id."""
+    served: dict[str, dict[str, Any]] = {}
+
+    def watch(topic: str, records: Sequence[Any]) -> None:
+        if topic == "predictions":
+            for record in records:
+                prediction = json.loads(record.value)
+                served[prediction["event_id"]] = prediction
+
+    times_us = events["scheduled_departure"].cast(pa.int64()).to_pylist()
+    values = list(event_records(events, pipeline.feature_set))
+    told = label_records(pipeline, labels)
+    sent = merged(
+        [Sent(at, "events", value) for at, value in zip(times_us, values, strict=True)],
+        [
+            Sent(at, "labels", value, name.encode())
+            for at, value, name in zip(told.known_us.tolist(), told.values, told.event_ids, strict=True)
+        ],
+    )
+    roads = InProcess(pipeline, folder, watch)
+    await roads.open()
+    await roads.run(sent)
+    return served
 
 
 @pytest.mark.parametrize("seed", range(12))
