@@ -18,12 +18,14 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
-from tests.worker_process import WorkerProcess
+from tests.worker_process import Metrics, WorkerProcess
 
-INGEST = "ingest"
+INGEST, LEARNER = "ingest", "learner"
+OF_TOPIC = {"events": INGEST, "outcomes": LEARNER}  # stages that have not the name of their topic
 
 # The points at which a worker can die, in the order of the steps. "in deliver": some of the messages are published, the
 # others are not. "unacknowledged": all were handed over, and nobody knows which of them the broker has. "in claim" and
@@ -62,10 +64,11 @@ FINISHED_BEFORE = 3
 
 @dataclass(frozen=True)
 class Death:
-    """Where a worker dies: at `point` of `stage`."""
+    """Where a worker dies: at `point` of `stage`. `stops`: it stands still there (SIGSTOP) until somebody wakes it."""
 
     stage: str
     point: str
+    stops: bool = False
 
     @property
     def finished_before(self) -> int:
@@ -98,13 +101,20 @@ class DyingWorkers(WorkerProcess):
         """What the one that died last wrote before it did."""
         return dict(json.loads((self.folder / NOTE).read_text()))
 
+    def metrics_of_last(self) -> Metrics:
+        """The metrics of the worker that began last."""
+        [*_, said] = [line for line in self.stderr.splitlines() if line.startswith('{"pipeline"')]
+        self.said = json.loads(said)
+        return self.metrics()
 
-class _Scene:
+
+class Scene:
     """Knows what is worked on, and ends the process when it is what the death asks for."""
 
     def __init__(self, death: Death) -> None:
-        self._death = death
-        self._at_work: ContextVar[tuple[str, Any]] = ContextVar("at_work")
+        self.death, self.stopped = death, False
+        # None: a task that works on no batch, such as one that says how far a partition is.
+        self._at_work: ContextVar[tuple[str, Any] | None] = ContextVar("at_work", default=None)
         self.memories: dict[tuple[str, int], Any] = {}
         self.finished: Counter[object] = Counter()
 
@@ -115,35 +125,50 @@ class _Scene:
 
     def awaits(self, point: str) -> bool:
         """Whether this batch, now, is the one to die with."""
-        stage, memory = self._at_work.get()
-        return self._is_it(stage, point, memory)
+        at_work = self._at_work.get()
+        return at_work is not None and self.is_it(at_work[0], point, at_work[1])
 
     def reach(self, point: str) -> None:
         """Die here, if it is here."""
-        self.reach_of(*self._at_work.get(), point)
+        at_work = self._at_work.get()
+        if at_work is not None:
+            self.reach_of(*at_work, point)
 
     def reach_of(self, stage: str, memory: Any, point: str) -> None:
         """The same, of a batch that another task works on."""
-        if self._is_it(stage, point, memory):
+        if not self.is_it(stage, point, memory):
+            return
+        if not self.death.stops:
             self.die(stage, memory)
+        self._note(stage, memory)
+        self.stopped = True
+        os.kill(os.getpid(), signal.SIGSTOP)
 
     def die(self, stage: str, memory: Any) -> NoReturn:
         """Note what is in flight, and end at once."""
-        flying = {f"{topic}/{number}": len(one.in_flight) for (topic, number), one in self.memories.items()}
-        mine = None if memory is None else len(memory.in_flight)
-        note = {"stage": stage, "point": self._death.point, "in_flight": mine, "all_in_flight": flying}
-        Path(NOTE).write_text(json.dumps(note))
+        self._note(stage, memory)
         os.kill(os.getpid(), signal.SIGKILL)
         raise AssertionError("nobody survives a SIGKILL")
 
+    def _note(self, stage: str, memory: Any) -> None:
+        flying = {f"{topic}/{number}": len(one.in_flight) for (topic, number), one in self.memories.items()}
+        mine = None if memory is None else len(memory.in_flight)
+        note = {"stage": stage, "point": self.death.point, "in_flight": mine, "all_in_flight": flying}
+        written = Path(f"{NOTE}.part")
+        written.write_text(json.dumps({**note, "pid": os.getpid()}))
+        written.rename(NOTE)
+
     def die_here(self) -> NoReturn:
         """Die in what this task works on."""
-        self.die(*self._at_work.get())
+        at_work = self._at_work.get()
+        assert at_work is not None
+        self.die(*at_work)
 
-    def _is_it(self, stage: str, point: str, memory: Any) -> bool:
-        if (stage, point) != (self._death.stage, self._death.point):
+    def is_it(self, stage: str, point: str, memory: Any) -> bool:
+        """Whether this is where it ends, and in the middle of as much as it should be."""
+        if self.stopped or (stage, point) != (self.death.stage, self.death.point):
             return False
-        if self.finished[_lane(stage, memory)] < self._death.finished_before:
+        if self.finished[_lane(stage, memory)] < self.death.finished_before:
             return False
         if memory is None:  # ingest has no batches that overlap: those of the stages behind it shall
             return any(one.in_flight for one in self.memories.values())
@@ -154,45 +179,50 @@ def _lane(stage: str, memory: Any) -> object:
     return stage if memory is None else (memory.partition.topic, memory.partition.partition)
 
 
-def _set_the_scene(scene: _Scene) -> None:
-    """Put the points of death around the steps of the road."""
-    _watch_stages(scene)
+def set_the_scene(scene: Scene) -> None:
+    """Put the points of death around the steps of the road, but for what begins and ends a stage."""
     _watch_steps(scene)
     _watch_store(scene)
     _watch_deliveries(scene)
     _watch_acks(scene)
 
 
-def _watch_stages(scene: _Scene) -> None:
+def _watch_stages(scene: Scene) -> None:
     from streams.entity_batch import EntityBatches
     from streams.predict_road import EntityStage, Ingest
 
-    begin, finish, process = EntityStage.begin, EntityStage.finish, Ingest.process
-    remember = EntityBatches.remember
-
-    async def watched_begin(stage: EntityStage, memory: Any, records: Any) -> Any:
-        scene.enter(stage.name, memory)
-        return await begin(stage, memory, records)
-
-    async def watched_finish(stage: EntityStage, memory: Any, begun: Any) -> Any:
-        scene.enter(stage.name, memory)
-        return await finish(stage, memory, begun)
+    process = Ingest.process
 
     async def watched_process(stage: Ingest, partition: int, records: Any) -> Any:
         scene.enter(INGEST, None)
         return await process(stage, partition, records)
 
-    def watched_remember(batches: EntityBatches, partition: Any, loaded: Any) -> Any:
+    watch_stage(scene, EntityStage, EntityBatches)
+    replace_methods(Ingest, process=watched_process)
+
+
+def watch_stage(scene: Scene, stages: Any, batches: Any) -> None:
+    """Know which batch of these stages a task is at, and their memories, which `batches.remember` makes."""
+    begin, finish, remember = stages.begin, stages.finish, batches.remember
+
+    async def watched_begin(stage: Any, memory: Any, records: Any) -> Any:
+        scene.enter(stage.name, memory)
+        return await begin(stage, memory, records)
+
+    async def watched_finish(stage: Any, memory: Any, begun: Any) -> Any:
+        scene.enter(stage.name, memory)
+        return await finish(stage, memory, begun)
+
+    def watched_remember(batches: Any, partition: Any, loaded: Any) -> Any:
         memory = remember(batches, partition, loaded)
         scene.memories[partition.topic, partition.partition] = memory
         return memory
 
-    _replace(EntityStage, begin=watched_begin, finish=watched_finish)
-    _replace(Ingest, process=watched_process)
-    _replace(EntityBatches, remember=watched_remember)
+    replace_methods(stages, begin=watched_begin, finish=watched_finish)
+    replace_methods(batches, remember=watched_remember)
 
 
-def _watch_steps(scene: _Scene) -> None:
+def _watch_steps(scene: Scene) -> None:
     from streams.metrics import StepTimer
 
     done = StepTimer.done
@@ -201,10 +231,10 @@ def _watch_steps(scene: _Scene) -> None:
         done(timer, step)
         scene.reach(f"after {step}")
 
-    _replace(StepTimer, done=watched)
+    replace_methods(StepTimer, done=watched)
 
 
-def _watch_store(scene: _Scene) -> None:
+def _watch_store(scene: Scene) -> None:
     from features.redis_store import RedisStore
 
     def after(call: Callable[..., Awaitable[Any]], point: str) -> Callable[..., Awaitable[Any]]:
@@ -215,12 +245,12 @@ def _watch_store(scene: _Scene) -> None:
 
         return watched
 
-    _replace(
+    replace_methods(
         RedisStore, claim=after(RedisStore.claim, "in claim"), commit=after(RedisStore.commit, "in commit")
     )
 
 
-def _watch_deliveries(scene: _Scene) -> None:
+def _watch_deliveries(scene: Scene) -> None:
     from streams.producer import Outgoing, Publisher
 
     deliver = Publisher.deliver
@@ -239,10 +269,10 @@ def _watch_deliveries(scene: _Scene) -> None:
         await asyncio.sleep(SLOWED_S)
         return offsets
 
-    _replace(Publisher, deliver=watched)
+    replace_methods(Publisher, deliver=watched)
 
 
-def _watch_acks(scene: _Scene) -> None:
+def _watch_acks(scene: Scene) -> None:
     from streams.mailbox import Piece
     from streams.worker import Worker
 
@@ -251,15 +281,16 @@ def _watch_acks(scene: _Scene) -> None:
     def watched(worker: Worker, piece: Piece, in_flight: int) -> None:
         ended(worker, piece, in_flight)
         kind = piece.partition[0].partition(".")[2]
-        stage = INGEST if kind == "events" else kind.removeprefix("hop-")
+        stage = OF_TOPIC.get(kind, kind.removeprefix("hop-"))
         memory = scene.memories.get(piece.partition)
         scene.reach_of(stage, memory, "after ack")
         scene.finished[_lane(stage, memory)] += 1
 
-    _replace(Worker, _ended=watched)
+    replace_methods(Worker, _ended=watched)
 
 
-def _replace(owner: type, **methods: object) -> None:
+def replace_methods(owner: type, **methods: object) -> None:
+    """Put these in place of the methods of their names."""
     for name, method in methods.items():
         assert hasattr(owner, name), (
             f"{owner.__name__} has no {name}: the points of death have to move with the code"
@@ -268,7 +299,22 @@ def _replace(owner: type, **methods: object) -> None:
 
 
 def main() -> None:
-    """Fork workers that die, one after another: a line of stdin for each, and a line of stdout with its exit code."""
+    """Be what forks the workers of the predict road."""
+    from tests import worker_process
+
+    def scene(death: Death) -> None:
+        made = Scene(death)
+        _watch_stages(made)
+        set_the_scene(made)
+
+    fork_workers(scene, worker_process.main)
+
+
+def fork_workers(scene: Callable[[Death], None], work: Callable[[], None]) -> None:
+    """Fork workers that die, one after another: a line of stdin for each, and a line of stdout with its exit code.
+
+    Each sets its `scene` and begins to `work`.
+    """
     # Imported before the first fork, with all that they take.
     import faust  # noqa: F401
 
@@ -286,19 +332,17 @@ def main() -> None:
             # It ends when its stdin closes: when it dies, or when this process does.
             os.dup2(ours, 0)
             os.close(theirs)
-            _be_a_worker(Death(**json.loads(line)))
+            _be_a_worker(partial(scene, Death(**json.loads(line))), work)
         os.close(ours)
         _, status = os.waitpid(child, 0)
         os.close(theirs)
         print(os.waitstatus_to_exitcode(status), file=answers, flush=True)
 
 
-def _be_a_worker(death: Death) -> NoReturn:
-    from tests import worker_process
-
-    _set_the_scene(_Scene(death))
+def _be_a_worker(*steps: Callable[[], None]) -> NoReturn:
     try:
-        worker_process.main()
+        for step in steps:
+            step()
     except SystemExit as end:
         os._exit(int(end.code or 0))
     except BaseException:  # noqa: BLE001  # the process must not go on as the one that forked it

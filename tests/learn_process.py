@@ -26,6 +26,7 @@ def main() -> None:
     from driftwood.logs import set_up_logging
     from features.errors import DriftwoodError
     from models.loading import load_pipeline
+    from offline.prediction_archive import archive_of
     from streams.learn_run import run_learner
     from streams.run import Started
     from streams.settings_sources import load_settings
@@ -37,7 +38,8 @@ def main() -> None:
     try:
         settings = load_settings()
         set_up_logging(settings)
-        run_learner(load_pipeline(sys.argv[1]), settings, say)
+        pipeline = load_pipeline(sys.argv[1])
+        run_learner(pipeline, settings, say, archive=archive_of(pipeline, settings))
     except DriftwoodError as error:
         print(f"driftwood: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
