@@ -16,7 +16,7 @@ they come. An answer never helps a question that was asked at its time or before
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from heapq import merge
 from pathlib import Path
@@ -127,17 +127,34 @@ class Clock:
         return -(-self.now_us // 1_000)
 
 
+class _Unrestored:
+    """Learning as the learner's stage drives it, but for what only a restart needs: nobody restores these snapshots, and
+    a state a slice would cost more than all else."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self.learning = Learning(pipeline)
+        self.step, self.scoring = self.learning.step, self.learning.scoring
+        self.freeze, self.reset = self.learning.freeze, self.learning.reset
+        self.restore_learner = self.learning.restore_learner
+
+    def state(self) -> bytes:
+        return b""
+
+    def figures(self) -> Mapping[str, Any]:
+        return {}
+
+
 @dataclass(frozen=True)
 class _Learners:
     """Learners that have seen nothing: what this driver is shown is all that they learn."""
 
     pipeline: Pipeline
 
-    def new(self) -> Learning:
-        return Learning(self.pipeline)
+    def new(self) -> _Unrestored:
+        return _Unrestored(self.pipeline)
 
-    def restored(self, state: bytes) -> Learning:
-        return Learning.restore(self.pipeline, state)
+    def restored(self, state: bytes) -> _Unrestored:
+        raise NotImplementedError("a driver in one process restores nothing")
 
 
 class InProcess:
@@ -176,8 +193,8 @@ class InProcess:
     def learning(self) -> Learning:
         """All that learns, as it stands now: its `figures()`."""
         learner = self._learner.batches.learner
-        assert isinstance(learner, Learning)
-        return learner
+        assert isinstance(learner, _Unrestored)
+        return learner.learning
 
     async def open(self) -> None:
         """Take every partition over, as a worker does when it joins its group, and find the champion."""
