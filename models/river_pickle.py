@@ -16,6 +16,7 @@ from typing import Any
 from river.proba.base import Distribution
 
 from features.errors import SnapshotError
+from models.river_splitters import reduced
 from models.snapshot import part_of, unpickled
 
 
@@ -27,7 +28,7 @@ def pickled(estimator: object) -> dict[str, Any]:
 
 
 class _Pickler(pickle.Pickler):
-    """Leaves out the random generators of River's distributions.
+    """Writes what the leaves of trees keep as arrays, and leaves out the random generators of River's distributions.
 
     They are seeded by the operating system and only draw samples for people: learning never asks them. With them no two
     trees would be equal, and each leaf would have 3 KB more for every class and number.
@@ -35,7 +36,7 @@ class _Pickler(pickle.Pickler):
 
     def reducer_override(self, obj: object) -> Any:
         if not isinstance(obj, Distribution):
-            return NotImplemented
+            return reduced(obj)
         state = {name: value for name, value in vars(obj).items() if name != "_rng"}
         return _distribution, (type(obj),), state
 

@@ -7,6 +7,7 @@ tree every million rows, and divides by an estimate that is 0 here; it is switch
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -105,7 +106,7 @@ class TreeModel:
             model._codes = TargetCodes.of_arrays(arrays)
             model._target = RunningTarget.restored(fields["target"])
             model._seen_of_class = seen_of_class
-            model.tree = unpickled_from(state, fields["tree"])
+            model.tree = _as_made(unpickled_from(state, fields["tree"]))
             return model
         except (KeyError, TypeError, ValueError) as error:
             raise SnapshotError(f"the state of {spec.name} does not fit together: {error!r}") from error
@@ -168,6 +169,17 @@ def _votes(leaf: Any, prior: Floats, smoothing: float) -> Floats:
     squared_error = leaf._mean_error.get() ** 2  # noqa: SLF001  # see _scoring
     shares: Floats = (counted + smoothing * prior) / (total + smoothing)
     return shares / squared_error if squared_error > 0 else shares
+
+
+def _as_made(restored: Any) -> Any:
+    """Its words are the interpreter's own again, as in a tree that was never written.
+
+    A pickle writes a word once where it is one object with another ("mean", a parameter and the name of an attribute), and
+    twice where it is not: equal trees would be different bytes.
+    """
+    words = {name: value for name, value in vars(restored).items() if isinstance(value, str)}
+    vars(restored).update({name: sys.intern(value) for name, value in words.items()})
+    return restored
 
 
 def _classifier(spec: Tree) -> Any:

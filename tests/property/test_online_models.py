@@ -90,3 +90,4 @@ def test_a_learner_that_is_stopped_anywhere_ends_as_one_that_was_not(kind, spec,
         for model in (undisturbed, killed):
             model.learn(rows, codes_of(kind, behind))
         assert killed.scoring_bytes() == undisturbed.scoring_bytes()
+        assert killed.state_bytes() == undisturbed.state_bytes()

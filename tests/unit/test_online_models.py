@@ -313,6 +313,51 @@ def rivers_own(model: Any, given: Any, kind: str) -> np.ndarray:
     return table[:, 1] if kind == "binary" else table
 
 
+@pytest.mark.parametrize("kind", ["binary", "multiclass", "regression"])
+def test_equal_trees_are_equal_bytes_however_often_one_was_stopped(kind):
+    spec = bounded_tree(grace_period=50, max_depth=4)
+    declared = pipeline(kind, [spec])
+    undisturbed: Any = spec.make(declared)
+    stopped: Any = spec.make(declared)
+    for seed in range(40):
+        given, behind = rows(100, seed, flip=1.0 if seed % 30 < 15 else -1.0)
+        for model in (undisturbed, stopped):
+            model.learn(given, codes_of(kind, behind))
+        state = stopped.state_bytes()
+        assert state == undisturbed.state_bytes()
+        if seed % 3 == 0:
+            stopped = spec.restore(declared, made_here(state))
+    assert undisturbed.tree.n_branches > 0
+
+
+@pytest.mark.parametrize("kind", ["binary", "regression"])
+def test_what_leaves_keep_is_written_as_river_has_it(kind):
+    spec = bounded_tree(grace_period=50, max_depth=4)
+    model: Any = taught(kind, spec, 20)
+    restored: Any = spec.restore(pipeline(kind, [spec]), made_here(model.state_bytes()))
+    pairs = zip(model.tree._root.iter_leaves(), restored.tree._root.iter_leaves(), strict=True)
+    compared = 0
+    for one, other in pairs:
+        for at, splitter in (one.splitters or {}).items():
+            assert kept_by(splitter) == kept_by(other.splitters[at])
+            assert type(splitter) is type(other.splitters[at])
+            compared += 1
+    assert compared > 3
+
+
+def kept_by(splitter: Any) -> Any:
+    """Every number that River has in it."""
+    if hasattr(splitter, "_quantizer"):
+        slots = splitter._quantizer.hash.items()
+        return [(at, slot.x_stats.n, slot.x_stats._mean, spread_of(slot.y_stats)) for at, slot in slots]
+    gaussians = [(name, one.seed, spread_of(one._var)) for name, one in splitter._att_dist_per_class.items()]
+    return gaussians, splitter._min_per_class, splitter._max_per_class, splitter.n_splits
+
+
+def spread_of(variance: Any) -> tuple[Any, ...]:
+    return variance.ddof, variance._S, variance.mean.n, variance.mean._mean
+
+
 def test_a_tree_that_has_learnt_nothing_is_one_leaf():
     model = bounded_tree().make(pipeline("multiclass"))
     assert model.score(rows(3, 1)[0]).tolist() == [[1 / 3] * 3] * 3
