@@ -185,7 +185,8 @@ class JoinBatches:
         for name in work.superseded:
             memory.feeds.forget(name)
         find = None if self.archive is None else partial(self._find, memory, self.archive)
-        settling = Settling(self.pipeline.label, memory.state, memory.feeds, find)
+        features = self.pipeline.feature_set.hash
+        settling = Settling(self.pipeline.label, features, memory.state, memory.feeds, find)
         for one in work.opened:
             settling.begin(one.offset)
             self._pass_on(one, memory.feeds, settling)

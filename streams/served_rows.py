@@ -26,7 +26,8 @@ class ServedRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
     `values` are the numbers of the features (float64 each), `texts` its categories in their order. `scores` has the score
     and then each of `parts` (names, joined): one float64, or one a class. `keys` are those of the entities that have
     windows over labels. `propensity` is the probability with which the outcome of such an event is seen at all. `champion`
-    is the version of the champion that answered, or of the fallback; "" in rows of a driftwood that did not keep it.
+    is the version of the champion that answered, or of the fallback. `features` is the hash of the features that the row
+    holds: a pipeline may change them while an event waits for its label, and then nothing can be learnt from the row.
     """
 
     event_id: str
@@ -39,6 +40,7 @@ class ServedRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
     propensity: float
     keys: tuple[str | None, ...]
     champion: str = ""
+    features: str = ""
 
 
 Place = tuple[int, Position]
@@ -80,6 +82,7 @@ class ServedRows:
             self._propensities(served).tolist(),
             zip(*keys, strict=True) if keys else repeat(()),
             repeat(read_versions(served.versions).model),
+            repeat(self._pipeline.feature_set.hash),
         )
         for row in map(ServedRow, *columns):
             yield row.event_id, row.time_us, _encode(row)

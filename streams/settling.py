@@ -82,11 +82,13 @@ class DeadLabel:
 class Settling:
     """One batch of records on their way through the ledger, and what they led to.
 
-    `find` gives what was served at positions that the ledger has let go, as far as it is known. None: what was let go is
+    `features` is the hash of the pipeline's features: what was served under others cannot be learnt, as it would be taken
+    for these. `find` gives what was served at positions that the ledger has let go, as far as it is known. None: what was let go is
     lost at once, also within a batch, or outcomes would depend on how batches are cut.
     """
 
     label: Label
+    features: str
     ledger: Ledger
     feeds: Feeds
     find: Callable[[Sequence[Position]], Mapping[Position, bytes]] | None
@@ -251,13 +253,15 @@ class Settling:
         self.ledger.put(digest, Entry(SETTLED, entry.bucket, entry.time_us))
 
     def _served_row(self, entry: Entry) -> ServedRow | None:
-        if entry.served:
-            return unpacked(entry.served)
+        """What was served; None where that is not known any more, or was of other features than these."""
+        packed = entry.served or self._archived(Position(entry.offset, entry.row))
+        row = unpacked(packed) if packed else None
+        return row if row is not None and row.features == self.features else None
+
+    def _archived(self, position: Position) -> bytes | None:
         if self.find is None:
             return None
-        position = Position(entry.offset, entry.row)
-        packed = self.let_go.get(position) or self._found.get(position) or self.find([position]).get(position)
-        return unpacked(packed) if packed else None
+        return self.let_go.get(position) or self._found.get(position) or self.find([position]).get(position)
 
     def _label_rows(self, served: ServedRow, before: Told | None, told: Told) -> None:
         values = _values(told)

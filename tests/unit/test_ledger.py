@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from driftwood import scaled_logistic
 from features.errors import PositionError
 from features.memory_store import MemoryStore
 from features.store import Refused
@@ -40,6 +41,7 @@ from tests.join_world import (
     returns,
     stage_of,
 )
+from tests.shop_events import customer, orders
 
 PIPELINE = returns()
 ONE_HOUR = Horizons(HORIZON, HORIZON, 1_000)
@@ -380,3 +382,25 @@ def test_outcomes_that_are_no_outcomes_are_refused_with_words() -> None:
         codec.read(LogRecord(3, 0, None, b"junk"))
     with pytest.raises(ValueError, match=r"."):
         codec.read(LogRecord(3, 0, None, b"junk", [(UPSTREAM, b"x"), (FRAME, codec.version)]))
+
+
+def test_what_was_served_of_other_features_is_never_learnt() -> None:
+    """A label comes when the pipeline's features have changed: their numbers would be taken for these."""
+    old = orders(["amount", customer.count("1h")], label=PIPELINE.label, online=[scaled_logistic()])
+    new = orders([customer.count("1h"), "amount"], label=PIPELINE.label, online=[scaled_logistic()])
+    store, before = MemoryStore(), topic_of(old)
+    before.served("hop/0", [Event("a", at(0)), Event("b", at(1))])
+    run(before, store=store)
+    after = JoinTopic(new, before.log)
+    after.reports(LABELS, "labels/0", [Report("a", at(5), 1.0)], wall_ms=1)
+    run(after, store=store)
+    assert [(one.kind, one.event_id) for one in outcomes_in(new, after.log)] == [("expired", "a")]
+
+
+def test_a_label_of_unchanged_features_is_matched_by_the_next_stage_over_the_same_store() -> None:
+    store, topic = MemoryStore(), topic_of()
+    topic.served("hop/0", [Event("a", at(0))])
+    run(topic, store=store)
+    topic.reports(LABELS, "labels/0", [Report("a", at(5), 1.0)], wall_ms=1)
+    run(topic, store=store)
+    assert [(one.kind, one.event_id) for one in outcomes_in(PIPELINE, topic.log)] == [("matched", "a")]
