@@ -347,7 +347,8 @@ def _be_a_worker(*steps: Callable[[], None]) -> NoReturn:
         os._exit(int(end.code or 0))
     except BaseException:  # noqa: BLE001  # the process must not go on as the one that forked it
         traceback.print_exc()
-    os._exit(1)
+        os._exit(1)
+    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -21,8 +21,6 @@ from tests.learn_process import LearnProcess
 from tests.returned_orders import MINUTE_S, label, order, stamp
 from tests.worker_process import WorkerProcess, until
 
-HOUR_S = 60 * MINUTE_S
-
 # By event id what its labels come to, in this order; orders are at 0 s, and their horizon is an hour.
 EXPECTED = {
     "o1": ["matched", "duplicate"],
@@ -63,9 +61,9 @@ def test_every_bad_label_is_a_named_outcome_or_a_dead_letter_and_no_process_ends
     _send(place, "labels", *_before_time_passes())
     _send(place, "actions", {"event_id": "o6", "action": "blocked", "at": stamp(30)})
     _has(place, {"o9": ["early"], "o2": ["matched", "corrected"]})
-    # Time passes: by what is served, and by what becomes known.
-    _send(place, "events", order(9, 0), order(10, 5 * HOUR_S))
-    _send(place, "labels", label("o10", 5 * HOUR_S + MINUTE_S))
+    # Time passes, by what is served and by what becomes known: beyond one horizon, and not so far that ids are forgotten.
+    _send(place, "events", order(9, 0), order(10, 110 * MINUTE_S))
+    _send(place, "labels", label("o10", 111 * MINUTE_S))
     _has(place, {"o7": ["silent"]})
     _send(place, "labels", label("o7", 30 * MINUTE_S))
     _has(place, EXPECTED)
