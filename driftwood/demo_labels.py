@@ -18,8 +18,7 @@ from driftwood.answers import Answers
 from driftwood.tail import Message, read
 from features.plan import Floats, Ints
 from models.pipeline import Pipeline
-from streams.control import COMMAND
-from streams.headers import FRAME, UPSTREAM
+from streams.headers import FRAME
 from streams.outcomes import OutcomeCodec, take_outcomes
 from streams.settings import Settings
 from streams.topic_log import StoredRecord
@@ -71,7 +70,7 @@ class OutcomeReader:
         try:
             for message in read(self._settings, self._topic, from_start=True, follow=True):
                 headers = message.headers() or []
-                if any(name == UPSTREAM for name, _ in headers) and not _is_command(headers):
+                if (FRAME, self._codec.version) in headers:  # else it is a command to a learner
                     matured, seen = take_outcomes(self._codec, _record(message), seen)
                     self._add(matured.event_ids, matured.kinds, matured.known_us, message.offset() or 0)
         except Exception as error:  # noqa: BLE001  the main thread raises it again
@@ -110,10 +109,6 @@ def _quantiles(values: Floats, digits: int) -> dict[str, float]:
         return {"p50": 0.0, "p95": 0.0}
     p50, p95 = np.quantile(values, (0.5, 0.95))
     return {"p50": round(float(p50), digits), "p95": round(float(p95), digits)}
-
-
-def _is_command(headers: Sequence[tuple[str, bytes]]) -> bool:
-    return any(name == FRAME and value == COMMAND.encode() for name, value in headers)
 
 
 def _record(message: Message) -> StoredRecord:

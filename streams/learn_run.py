@@ -36,11 +36,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PipelineLearners:
-    """Makes the learners that a pipeline declares. `models` has those that were taught with a model."""
+    """Makes the learners that a pipeline declares. `models` has those that were taught with a model; `afresh` leaves them."""
 
     pipeline: Pipeline
     models: ModelStore
     sealing: Sealing
+    afresh: bool = False
 
     def new(self) -> Learning:
         """Learners as they were taught with the champion of this moment; else such as have seen nothing.
@@ -48,7 +49,7 @@ class PipelineLearners:
         Raises `SnapshotError` for bytes beside the champion that are not ours.
         """
         name = self.pipeline.name
-        champion = self.models.champion(name)
+        champion = None if self.afresh else self.models.champion(name)
         data = None if champion is None else self.models.learners(name, champion)
         if data is None:
             return Learning(self.pipeline)
@@ -111,7 +112,7 @@ def learn_stage(ground: Foundation, *, afresh: bool) -> LearnStage:
     outcomes = ground.topics.learning.outcomes.name
     sealing = Sealing(pipeline.feature_set.hash, shared_key(ground.settings))
     return LearnStage(
-        PipelineLearners(pipeline, ModelStore(ground.settings.models_dir), sealing),
+        PipelineLearners(pipeline, ModelStore(ground.settings.models_dir), sealing, afresh),
         OutcomeCodec(pipeline),
         ground.snapshots,
         sealing,

@@ -43,7 +43,6 @@ log = logging.getLogger(__name__)
 EMPTY_STATE = STORED_HEADER.pack(0, 0, 8) + bytes(8)
 
 # Between two signs of life on hop-join: silence means something only to who hears them.
-TICK_S = 1.0
 
 # Between two looks at whether the worker crashed, stalls or should stop.
 LOOK_EVERY_S = 0.25

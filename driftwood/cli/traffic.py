@@ -223,8 +223,9 @@ def _report(summary: Summary, as_json: bool) -> None:
         output.data(asdict(summary))
     else:
         speed = summary.events / summary.seconds if summary.seconds else 0.0
+        what = "labels" if summary.topic.endswith(".labels") else "events"
         output.line(
-            f"{summary.events:,} events ({size_text(summary.size)}) sent to {summary.topic} in {summary.seconds:,.1f} s "
+            f"{summary.events:,} {what} ({size_text(summary.size)}) sent to {summary.topic} in {summary.seconds:,.1f} s "
             f"({speed:,.0f}/s), of it {summary.waited_s:,.1f} s waiting for workers"
         )
     if summary.out_of_order:

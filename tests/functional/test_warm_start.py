@@ -103,6 +103,9 @@ def test_bytes_that_were_altered_teach_nobody(tmp_path: Path) -> None:
     store.save_learners(pipeline.name, version, data[:-1] + bytes([data[-1] ^ 1]))
     with pytest.raises(SnapshotError, match="altered"):
         learners(pipeline, store, key)
+    sealing = Sealing(pipeline.feature_set.hash, key)
+    begun = PipelineLearners(pipeline, store, sealing, afresh=True).new()
+    assert {row["learnt"] for row in begun.figures()["models"].values()} == {0}
 
 
 @pytest.mark.parametrize("when_silent", ["no label", 0])
