@@ -42,8 +42,6 @@ log = logging.getLogger(__name__)
 # A stored entity of which only the newest event time is known, so that warming up compiles the reading of states as well.
 EMPTY_STATE = STORED_HEADER.pack(0, 0, 8) + bytes(8)
 
-# Between two signs of life on hop-join: silence means something only to who hears them.
-
 # Between two looks at whether the worker crashed, stalls or should stop.
 LOOK_EVERY_S = 0.25
 
