@@ -256,10 +256,11 @@ class Settings(BaseSettings):
 
     # ---- labels
     ledger_hot: Duration = setting(
-        timedelta(days=7),
+        timedelta(days=8),
         "Labels",
         "For how long, in event time, what was served waits for its label in memory and in Redis, if the label's horizon is "
-        "not shorter. Older predictions are read back from the archive when a label comes.",
+        "not shorter. Older predictions are read back from the archive when a label comes. The default is a day more than a week, "
+        "so that labels which come exactly a week later still find them here.",
         "Fewer reads of the archive; some 0.5 KB of memory and of Redis for each event of that time.",
         ge=timedelta(minutes=1),
         le=timedelta(days=3650),
