@@ -21,9 +21,9 @@ from models.pipeline import Pipeline
 from streams.assembly import Ground, assemble
 from streams.entity_batch import Memory
 from streams.metrics import Metrics
-from streams.predict_road import EntityStage
 from streams.serving import Serving
 from streams.settings import Settings
+from streams.stage import Stage
 
 Steps = dict[str, dict[str, float]]
 
@@ -55,7 +55,7 @@ class Road:
             await self._advance(stage, topic, self.log.take((topic, 0)))
         return len(self.log.take((self.topics.predictions.name, 0)))
 
-    async def _advance(self, stage: EntityStage, topic: str, records: list[LogRecord]) -> None:
+    async def _advance(self, stage: Stage, topic: str, records: list[LogRecord]) -> None:
         if topic not in self.memories:
             self.memories[topic] = await stage.open(PartitionId(self._pipeline.name, topic, 0, "here"))
         while records:
@@ -70,12 +70,17 @@ class Road:
 
     def steps_s(self) -> Steps:
         """CPU seconds so far, by stage and step."""
-        found: Steps = defaultdict(dict)
-        for family in self.metrics.steps.collect():
-            for sample in family.samples:
-                if sample.name.endswith("_sum"):
-                    found[sample.labels["stage"]][sample.labels["step"]] = sample.value
-        return dict(found)
+        return steps_s(self.metrics)
+
+
+def steps_s(metrics: Metrics) -> Steps:
+    """Seconds so far, by stage and step, on the clock of these metrics."""
+    found: Steps = defaultdict(dict)
+    for family in metrics.steps.collect():
+        for sample in family.samples:
+            if sample.name.endswith("_sum"):
+                found[sample.labels["stage"]][sample.labels["step"]] = sample.value
+    return dict(found)
 
 
 def steps_us(before: Steps, after: Steps, events: int) -> Steps:

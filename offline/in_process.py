@@ -26,7 +26,7 @@ from prometheus_client import CollectorRegistry
 
 from features.memory_store import MemoryStore
 from features.snapshot_store import MemorySnapshots
-from features.store import PartitionId, Refused
+from features.store import PartitionId, Refused, StateStore
 from models.learning import Learning
 from models.model_store import ModelStore
 from models.pipeline import Pipeline
@@ -162,7 +162,8 @@ class InProcess:
 
     `models` is the folder of the model store; `await look()` after a promotion. `watch` is shown what comes out, which is
     kept nowhere. `mode` is the serve mode. `ticks_us` is how often the stages say how far they are, which is what time-outs
-    wait for. Memory: the state of all entities, and of the events that wait for their labels.
+    wait for. `seconds` is the clock by which the steps of the stages are timed, in `metrics`. Memory: the state of all
+    entities (or that of another `store`), and of the events that wait for their labels.
     """
 
     def __init__(
@@ -173,7 +174,9 @@ class InProcess:
         *,
         settings: Settings | None = None,
         archive: Archive | None = None,
+        store: StateStore | None = None,
         ticks_us: int = 60_000_000,
+        seconds: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self.pipeline, self.mode, self._watch, self._ticks_us = pipeline, "blend", watch, ticks_us
         chosen = settings or Settings(partitions=1)
@@ -181,11 +184,12 @@ class InProcess:
         self.topics = pipeline_topics(pipeline.name, entities, chosen, learns=pipeline.learns)
         self.clock, self._ticked_us = Clock(), 0
         self.lists = TopicLists(self.clock.now_ms)
-        self.metrics = Metrics(CollectorRegistry(), clock=lambda: 0.0, now_ms=self.clock.now_ms)
+        self.metrics = Metrics(CollectorRegistry(), clock=seconds, now_ms=self.clock.now_ms)
         self.snapshots = MemorySnapshots()
         feed = SnapshotFeed(self.snapshots, KEY, lambda: self.mode) if pipeline.learns else None
         self.serving = Serving(pipeline, ModelStore(models), feed)
-        self._sources, self._stages = self._assembled(chosen, archive)
+        store = store or MemoryStore(chosen.repeat_ids_per_bucket)
+        self._sources, self._stages = self._assembled(chosen, store, archive)
         self._memories: dict[Partition, Any] = {}
         self._shown = _shown(self.topics)
 
@@ -278,11 +282,10 @@ class InProcess:
     # ---- what is driven
 
     def _assembled(
-        self, settings: Settings, archive: Archive | None
+        self, settings: Settings, store: StateStore, archive: Archive | None
     ) -> tuple[dict[str, Source], dict[str, Stage]]:
         """The sources and the stages by topic, in the order of the roads."""
         identities = {topic.name: "memory" for topic in self.topics}
-        store = MemoryStore(settings.repeat_ids_per_bucket)
         ground = (self.pipeline, settings, self.topics, identities, store)
         predict = assemble(Ground(*ground, self.serving, self.lists, self.metrics))
         stages = {topic: self._by_our_clock(stage) for topic, stage in predict.entities.items()}

@@ -1,0 +1,210 @@
+"""The learn road: what an outcome costs, and how soon a label is in the weights that answer.
+
+    python -m benchmarks.learn_road                     about 3 minutes
+    python -m benchmarks.learn_road --broker kafka --json
+
+The pipeline is the shipped `payments`. `cpu_us_per_outcome` is CPU of this process, batches of `--rows`, state in a real
+Redis: `labels` decodes, `join` finds what was served and settles the outcome, `learner` reads, measures, weighs and learns
+(the scaled logistic regression alone; `learner_default` all learners of the pipeline). `outcomes_per_second` is what the
+learner with the logistic regression alone can do in a second of CPU, `outcomes_per_second_default` with all.
+
+`label_to_weights_seconds` is measured live, a worker and a learner beside broker and Redis, `--rate` events and as many
+labels a second: from sending a label to the first answer whose snapshot has learnt it, by the broker's clock.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from confluent_kafka import Producer
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.learn_cost import label_of, learner_cost, payments, road_cost
+from benchmarks.machine import machine
+from benchmarks.printing import arguments, print_machine, print_steps, say, tell
+from benchmarks.servers import BROKERS, servers
+from driftwood.answers import Answers, Reader
+from driftwood.demo_labels import OutcomeReader, label_to_weights_s
+from driftwood.demo_worker import WorkerChild
+from driftwood.pipelines import topics_of
+from examples.payments.records import Record
+from features.errors import DriftwoodError, OperatorError
+from models.loading import load_pipeline
+from offline.in_process import Sent
+from streams.producer import partition_of
+from streams.settings import Settings
+from streams.topics import PipelineTopics
+
+PIPELINE = "payments"
+PACKAGES = ("driftwood", "river", "numpy", "numba", "pyarrow", "confluent-kafka", "aiokafka")
+
+# A label follows its event by so many seconds: the answer is out by then, or the label would wait for it.
+LABEL_AFTER_S = 2.0
+LOOK_EVERY_S = 0.005
+TURN_S = 60.0  # for the last labels to be joined
+
+
+@dataclass(frozen=True)
+class Live:
+    """Processes that run, and what comes out of them."""
+
+    settings: Settings
+    topics: PipelineTopics
+    learners: Sequence[WorkerChild]
+    answers: Answers
+    outcomes: OutcomeReader
+
+
+def measured(asked: argparse.Namespace) -> dict[str, Any]:
+    """All figures."""
+    say(f"{asked.outcomes:,} outcomes in this process")
+    steps, records = road_cost(asked.outcomes, asked.rows)
+    alone, everyone = learner_cost(records, "scaled_logistic"), learner_cost(records)
+    found = {
+        "outcomes_per_second": round(1e6 / alone),
+        "outcomes_per_second_default": round(1e6 / everyone),
+        "cpu_us_per_outcome": {
+            **{stage: round(sum(row.values()), 1) for stage, row in steps.items()},
+            "learner": round(alone, 1),
+            "learner_default": round(everyone, 1),
+        },
+        "steps_us": steps,
+        "rows": asked.rows,
+    }
+    if asked.seconds:
+        found |= live(asked.rate, asked.seconds, asked.broker)
+    return {**found, "machine": machine(PACKAGES)}
+
+
+def live(rate: float, seconds: float, broker: str) -> dict[str, Any]:
+    """Send at a steady rate, and say when labels were in the weights. The first third does not count."""
+    count = round(rate * seconds)
+    events = payments(count, seed=2)
+    with (
+        tempfile.TemporaryDirectory(prefix="driftwood-benchmark-") as folder,
+        _running(broker, Path(folder)) as now,
+    ):
+        say(f"{rate:g} events and labels a second, for {seconds:g} s")
+        sent_ms = _send(now, events, rate)
+        _wait(now, count)
+        counted = {
+            name: at_ms for name, at_ms in sent_ms.items() if at_ms >= min(sent_ms.values()) + seconds * 333
+        }
+        return {
+            "label_to_weights_seconds": label_to_weights_s(now.outcomes.outcomes, counted, now.answers),
+            "labels": len(counted),
+            "rate": rate,
+            "broker": broker,
+            "latency_ms": now.answers.latency_ms(),
+        }
+
+
+@contextmanager
+def _running(broker: str, folder: Path) -> Iterator[Live]:
+    pipeline = load_pipeline(PIPELINE)
+    chosen = Settings(partitions=1, models_dir=folder / "models", session_timeout=timedelta(seconds=60))
+    topics = topics_of(pipeline, chosen)
+    with servers(broker, folder, topics) as started:
+        local = chosen.model_copy(update=started.addresses)
+        with (
+            WorkerChild(PIPELINE, local, folder / "worker.log") as worker,
+            WorkerChild(PIPELINE, local, folder / "learner.log", command="learn") as learner,
+        ):
+            learner.wait_until_ready(4)  # labels, actions, hop-join, outcomes
+            worker.wait_until_ready(1 + len(topics.hops))
+            answers = Answers()
+            Reader(local, topics.predictions, answers)
+            outcomes = OutcomeReader(pipeline, local, topics.learning.outcomes, answers)
+            yield Live(local, topics, (worker, learner), answers, outcomes)
+
+
+def _send(now: Live, events: Sequence[Record], rate: float) -> dict[str, float]:
+    """Each event at its time and its label `LABEL_AFTER_S` later; by event id when the label was sent, in ms."""
+    producer = Producer({**now.settings.kafka_client(), "linger.ms": 1, "acks": "all"})
+    behind = round(rate * LABEL_AFTER_S)
+    began_s, sent_ms = time.monotonic(), {}
+    for number in range(len(events) + behind):
+        while time.monotonic() < began_s + number / rate:
+            producer.poll(0)
+            time.sleep(LOOK_EVERY_S)
+        if number < len(events):
+            event = events[number]
+            _produce(producer, now.topics.events.name, event.key, event.value)
+        if number >= behind:
+            event = events[number - behind]
+            label = label_of(event, number, event.at_us + 1_000_000)
+            sent_ms[_name(label)] = time.time() * 1e3
+            _produce(producer, now.topics.learning.labels.name, label.key, label.value)
+    producer.flush(TURN_S)
+    return sent_ms
+
+
+def _produce(producer: Producer, topic: str, key: bytes | None, value: bytes) -> None:
+    producer.produce(topic, value, key, partition_of(key or value, 1))
+
+
+def _name(label: Sent) -> str:
+    return (label.key or b"").decode()
+
+
+def _wait(now: Live, count: int) -> None:
+    """Until every event is answered and every label joined."""
+    until_s = time.monotonic() + TURN_S
+    while len(now.answers.ids) < count or now.outcomes.outcomes.labels < count:
+        for process in now.learners:
+            process.check()
+        now.outcomes.check()
+        if time.monotonic() > until_s:
+            answered, joined = len(now.answers.ids), now.outcomes.outcomes.labels
+            raise OperatorError(
+                f"of {count:,} events {answered:,} are answered, and {joined:,} labels joined"
+            )
+        time.sleep(LOOK_EVERY_S)
+
+
+def show(console: Console, figures: Mapping[str, Any]) -> None:
+    """For people."""
+    table = Table(title="The learn road", show_header=False)
+    table.add_row("outcomes a second, logistic regression alone", f"{figures['outcomes_per_second']:,}")
+    table.add_row("outcomes a second, all learners", f"{figures['outcomes_per_second_default']:,}")
+    for name, spent in figures["cpu_us_per_outcome"].items():
+        table.add_row(f"{name}: CPU, us an outcome", f"{spent:,}")
+    if "label_to_weights_seconds" in figures:
+        waits = figures["label_to_weights_seconds"]
+        table.add_row("label to weights, s", f"p50 {waits['p50']}, p95 {waits['p95']}")
+    console.print(table)
+    print_steps(console, "CPU of the steps, us an outcome", figures["steps_us"])
+    print_machine(console, figures["machine"])
+
+
+def main() -> None:
+    """Parse, measure, print."""
+    parser = arguments(__doc__)
+    parser.add_argument("--outcomes", type=int, default=40_000, help="in this process (default 40,000)")
+    parser.add_argument("--rows", type=int, default=500, help="of a batch (default 500)")
+    parser.add_argument(
+        "--rate", type=float, default=1_000.0, help="events and labels a second (default 1,000)"
+    )
+    parser.add_argument("--seconds", type=float, default=45.0, help="of the live part (default 45; 0: none)")
+    parser.add_argument("--broker", choices=BROKERS, default="embedded")
+    asked = parser.parse_args()
+    try:
+        figures = measured(asked)
+    except DriftwoodError as error:
+        say(str(error))
+        sys.exit(error.exit_code)
+    tell(figures, as_json=asked.json, show=show)
+
+
+if __name__ == "__main__":
+    main()
