@@ -31,6 +31,7 @@ def scaled_logistic(
     rows_per_step: int = 32,
     over_champion: bool = False,
     champion_input: bool = False,
+    soften: bool = False,
 ) -> Linear:
     """Logistic regression on scaled features: the learner to begin with. Binary and multiclass (one against the rest).
 
@@ -43,13 +44,17 @@ def scaled_logistic(
     answered, and begins anew when another version of it answers. `champion_input=True` hands it the champion's log odds as
     one more scaled input besides, so that the correction may also be to believe the champion less.
 
+    `soften=True` takes asinh of the scaled numbers: unchanged near the mean, their logarithm far out. It helps where many
+    windows have long tails and none of their far ends means much (flights: counts and mean delays), and harms where the
+    far end is the message (payments: a burst, a first fraud).
+
     Example:
         >>> scaled_logistic(learning_rate=0.05).name
         'scaled_logistic'
         >>> scaled_logistic("residual", learning_rate=0.05, over_champion=True).over_champion
         True
     """
-    return Linear(name, False, learning_rate, rows_per_step, over_champion, champion_input)
+    return Linear(name, False, learning_rate, rows_per_step, over_champion, champion_input, soften)
 
 
 def scaled_linear(
@@ -59,12 +64,13 @@ def scaled_linear(
     rows_per_step: int = 32,
     over_champion: bool = False,
     champion_input: bool = False,
+    soften: bool = False,
 ) -> Linear:
     """Linear regression on scaled features and a scaled target; otherwise as `scaled_logistic`.
 
     `over_champion=True`: the champion's value and a learnt correction.
     """
-    return Linear(name, True, learning_rate, rows_per_step, over_champion, champion_input)
+    return Linear(name, True, learning_rate, rows_per_step, over_champion, champion_input, soften)
 
 
 def bounded_tree(
@@ -133,12 +139,13 @@ class Linear(_Learner):
     rows_per_step: int
     over_champion: bool = False
     champion_input: bool = False
+    soften: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_number(f"{self.name}, learning_rate", self.learning_rate, above=0.0)
         _check_whole(f"{self.name}, rows_per_step", self.rows_per_step, 1)
-        for option in ("over_champion", "champion_input"):
+        for option in ("over_champion", "champion_input", "soften"):
             _check_switch(f"{self.name}, {option}", getattr(self, option))
         if self.champion_input and not self.over_champion:
             raise PipelineError(f"{self.name}, champion_input", "True", "over_champion=True beside it")

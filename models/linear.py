@@ -28,7 +28,7 @@ from features.feature_set import FeatureMatrix
 from features.plan import Floats
 from models.champion_input import champion_names, offsets, parted
 from models.linear_scorer import LinearScorer, Weights
-from models.online_input import FURTHEST, OnlineInput, Seen
+from models.online_input import FURTHEST, OnlineInput, Seen, softened
 from models.online_model import labelled
 from models.running_target import RunningTarget
 from models.snapshot import pack, unpack
@@ -132,6 +132,7 @@ class LinearModel:
         if self._kind == "regression":
             codes = self._scaled(codes, begins)
         seen = self._input.see(matrix)
+        seen = softened(seen) if self._spec.soften else seen
         steps = -(-len(codes) // self._spec.rows_per_step)
         for rows in np.array_split(
             np.arange(len(codes)), steps
@@ -217,7 +218,9 @@ class LinearModel:
         if self._scorer is None:
             over = self._spec.over_champion
             scale = (0.0, self._target.reach) if over else self._target.scale
-            self._scorer = LinearScorer(self._kind, self._input, self._weights(), scale, over)
+            self._scorer = LinearScorer(
+                self._kind, self._input, self._weights(), scale, over, self._spec.soften
+            )
         return self._scorer
 
     def _weights(self) -> Weights:

@@ -17,7 +17,7 @@ from features.errors import SnapshotError
 from features.feature_set import FeatureMatrix
 from features.plan import Floats
 from models.champion_input import offsets, parted
-from models.online_input import OnlineInput, Seen
+from models.online_input import OnlineInput, Seen, softened
 from models.snapshot import pack, unpack
 
 
@@ -64,6 +64,7 @@ class LinearScorer:
     weights: Weights
     target: tuple[float, float]
     over_champion: bool = False
+    soften: bool = False
 
     def score(self, matrix: FeatureMatrix) -> Floats:
         """float64[n]; float64[n, K] for K classes, adding up to 1."""
@@ -74,6 +75,7 @@ class LinearScorer:
             begins = offsets(self.kind, said)
             matrix = features if len(features.names) == len(self.encoding.names) else matrix
         seen = self.encoding.see(matrix)
+        seen = softened(seen) if self.soften else seen
         if self.kind == "regression":
             return self.weights.sums(0, seen) * self.target[1] + self.target[0] + begins[:, 0]
         found = [probability(self.weights.sums(part, seen) + begins[:, part]) for part in range(parts)]
@@ -86,6 +88,7 @@ class LinearScorer:
             "kind": self.kind,
             "target": list(self.target),
             "over_champion": self.over_champion,
+            "soften": self.soften,
             "input": fields,
         }
         return pack(head, {**arrays, **self.weights.arrays()})
@@ -98,7 +101,7 @@ class LinearScorer:
             encoding = OnlineInput.restored(fields["input"], arrays)
             first, second = fields["target"]
             weights, over = Weights.of_arrays(arrays), bool(fields["over_champion"])
-            return cls(fields["kind"], encoding, weights, (first, second), over)
+            return cls(fields["kind"], encoding, weights, (first, second), over, bool(fields["soften"]))
         except (KeyError, TypeError, ValueError) as error:
             raise SnapshotError(f"the weights of a linear learner do not fit together: {error!r}") from error
 

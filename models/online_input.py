@@ -58,6 +58,14 @@ class Seen:
         return len(self.numbers)
 
 
+def softened(seen: Seen) -> Seen:
+    """For linear learners that ask for it: numbers as asinh(z), which is z near 0 and its logarithm far out.
+
+    Where windows have long tails, a row ten deviations out in one of them would else be decided by it alone.
+    """
+    return Seen(np.arcsinh(seen.numbers), seen.missing, seen.codes)
+
+
 class OnlineInput:
     """The running scale of every number and the codes of every category's texts.
 

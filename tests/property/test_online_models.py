@@ -21,7 +21,7 @@ SPECS: dict[str, list[Any]] = {
     "binary": [
         scaled_logistic(rows_per_step=5),
         bounded_tree(grace_period=20, tau=0.5),
-        scaled_logistic("residual", **OVER),
+        scaled_logistic("residual", soften=True, **OVER),
         scaled_logistic("residual_input", champion_input=True, **OVER),
     ],
     "multiclass": [

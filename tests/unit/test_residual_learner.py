@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -129,6 +130,19 @@ def test_where_the_champion_said_nothing_it_says_nothing_and_learns_nothing():
     assert np.isnan(model.score(given)).tolist() == [True, False]
     model.learn(given, np.array([1.0, np.nan]))
     assert model.state_bytes() == before
+
+
+def test_softened_numbers_count_as_their_logarithm_far_out():
+    spec = residual("binary", soften=True)
+    model: Any = taught("binary", spec)
+    given, _, said = answered("binary", 100, 5)
+    fields, arrays = unpack(model.state_bytes())
+    encoding = OnlineInput.restored(fields["input"], arrays)
+    seen = encoding.see(rows(100, 5)[0])
+    names, values = columns(replace(seen, numbers=np.arcsinh(seen.numbers)), encoding)
+    weights = [model._parts[0].weights.get(name, 0.0) for name in names]
+    expected = 1 / (1 + np.exp(-(log_odds(said) + (values * weights).sum(axis=1))))
+    assert model.score(given) == pytest.approx(expected, rel=1e-10)
 
 
 @pytest.mark.parametrize(
