@@ -274,7 +274,7 @@ def _age(row: Row) -> tuple[int, bytes]:
 
 
 def _same(one: Report, other: Report) -> bool:
-    return (_known(one.code), one.minutes) == (_known(other.code), other.minutes)
+    return (_known(one.code), _known(one.minutes)) == (_known(other.code), _known(other.minutes))
 
 
 def _numbers(report: Report) -> list[float | None]:
