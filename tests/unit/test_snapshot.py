@@ -129,7 +129,9 @@ def test_arrays_come_back_bit_for_bit():
 
 
 @pytest.mark.parametrize(
-    "packed", [b"", b"\xc1", pack({}, {"a": np.array(["text"])}), pack({}, {"a": np.array([None])})]
+    "packed",
+    [b"", b"\xc1", pack({}, {"a": np.array(["text"])}), pack({}, {"a": np.array([None])})],
+    ids=["nothing", "no MessagePack", "texts", "objects"],
 )
 def test_what_no_learner_packs_is_refused(packed):
     with pytest.raises(SnapshotError, match="not what a learner packs"):
