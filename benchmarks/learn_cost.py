@@ -22,7 +22,8 @@ from features.redis_store import RedisStore
 from models.learning import Learning
 from models.loading import load_pipeline
 from models.pipeline import Pipeline
-from offline.in_process import InProcess, Sent, Slice
+from offline.in_process import InProcess
+from offline.one_order import Sent, Slice
 from offline.topic_lists import ListedRecord
 from streams.mini_batches import MiniBatches
 from streams.outcomes import OutcomeCodec

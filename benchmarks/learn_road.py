@@ -40,7 +40,7 @@ from driftwood.pipelines import topics_of
 from examples.payments.records import Record
 from features.errors import DriftwoodError, OperatorError
 from models.loading import load_pipeline
-from offline.in_process import Sent
+from offline.one_order import Sent
 from streams.producer import partition_of
 from streams.settings import Settings
 from streams.topics import PipelineTopics

@@ -16,11 +16,10 @@ they come. An answer never helps a question that was asked at its time or before
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from heapq import merge
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 
@@ -30,6 +29,7 @@ from features.store import PartitionId, Refused, StateStore
 from models.learning import Learning
 from models.model_store import ModelStore
 from models.pipeline import Pipeline
+from offline.one_order import Feed, Sent, Slice, slices
 from offline.topic_lists import ListedRecord, TopicLists
 from streams.answering import AnsweringStage
 from streams.assembly import Ground, assemble, dead_letter_writer
@@ -47,9 +47,6 @@ from streams.snapshot_watch import SnapshotFeed
 from streams.stage import Source, Stage, TickingSource, TickingStage
 from streams.topics import PipelineTopics, pipeline_topics
 
-Feed = Literal["events", "labels", "actions"]
-_ORDER: dict[Feed, int] = {"events": 0, "labels": 1, "actions": 2}
-
 # Nobody else reads these snapshots, so their signature keeps nobody out.
 KEY = b"of one process, for itself alone"
 
@@ -57,63 +54,8 @@ KEY = b"of one process, for itself alone"
 NEVER_S = 1e9
 
 
-class Sent(NamedTuple):
-    """One record that a producer sends, and the time at which it comes, in microseconds."""
-
-    at_us: int
-    feed: Feed
-    value: bytes
-    key: bytes | None = None
-
-
-class Slice(NamedTuple):
-    """What comes between two snapshots: first the events, then the labels and actions."""
-
-    end_us: int
-    events: list[Sent]
-    answers: list[Sent]
-
-
 Watch = Callable[[str, Sequence[ListedRecord]], None]
 """Shown what the roads published: the topic (`predictions`, `outcomes` or `dead-letters`, without prefix) and records."""
-
-
-def merged(*feeds: Iterable[Sent]) -> Iterator[Sent]:
-    """One order of several, each of them in order: by time, then events, labels, actions.
-
-    Example:
-        >>> events = [Sent(5, "events", b"a"), Sent(9, "events", b"b")]
-        >>> [sent.value for sent in merged([Sent(5, "labels", b"0"), Sent(8, "labels", b"1")], events)]
-        [b'a', b'0', b'1', b'b']
-    """
-    return merge(*feeds, key=lambda sent: (sent.at_us, _ORDER[sent.feed]))
-
-
-def slices(sent: Iterable[Sent], span_us: int = 0) -> Iterator[Slice]:
-    """Cuts one order into slices: of `span_us` each, or with 0 wherever a question follows an answer.
-
-    With 0 the order is kept to the record. With a span answers wait for the end of their slice, so they come late by at
-    most that, never early.
-
-    Example:
-        >>> order = [Sent(1, "events", b"a"), Sent(2, "labels", b"0"), Sent(3, "events", b"b"), Sent(12, "events", b"c")]
-        >>> [(len(one.events), len(one.answers)) for one in slices(order)]
-        [(1, 1), (2, 0)]
-        >>> [(len(one.events), len(one.answers)) for one in slices(order, span_us=10)]
-        [(2, 1), (1, 0)]
-    """
-    events: list[Sent] = []
-    answers: list[Sent] = []
-    last_us = 0
-    for one in sent:
-        over = one.at_us // span_us != last_us // span_us if span_us else one.feed == "events" and answers
-        if over and (events or answers):
-            yield Slice(last_us, events, answers)
-            events, answers = [], []
-        (events if one.feed == "events" else answers).append(one)
-        last_us = one.at_us
-    if events or answers:
-        yield Slice(last_us, events, answers)
 
 
 @dataclass

@@ -34,7 +34,7 @@ from benchmarks.printing import arguments, print_machine, say, tell
 from benchmarks.quality.replay import replayed
 from driftwood import Label, Pipeline, bounded_tree, scaled_logistic
 from features.plan import Floats, Ints
-from offline.in_process import Sent, merged
+from offline.one_order import Sent, merged
 
 # Accuracy, test then train, label at once: River's benchmark page for binary classification.
 PUBLISHED = {

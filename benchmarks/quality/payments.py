@@ -42,7 +42,7 @@ from features.plan import Floats
 from models.card_precision import card_precision
 from models.loading import load_pipeline
 from models.model_store import ModelStore
-from offline.in_process import Feed, Sent
+from offline.one_order import Feed, Sent
 from offline.train import train
 
 # Days since the start of a world.

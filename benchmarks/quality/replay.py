@@ -18,8 +18,9 @@ from features.plan import Floats, Ints
 from models.model_store import ModelStore
 from models.pipeline import Pipeline
 from offline.events import event_records
-from offline.in_process import InProcess, Sent, Slice, merged, slices
+from offline.in_process import InProcess
 from offline.label_records import label_records
+from offline.one_order import Sent, Slice, merged, slices
 from offline.topic_lists import ListedRecord
 
 BLEND = "blend"

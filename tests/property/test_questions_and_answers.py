@@ -23,7 +23,8 @@ from river.stream import simulate_qa
 
 from driftwood import Entity, Label, Pipeline, river_model
 from models.outcomes import LEARNT
-from offline.in_process import InProcess, Sent, merged
+from offline.in_process import InProcess
+from offline.one_order import Sent, merged
 from offline.topic_lists import ListedRecord
 from offline.train import labelled_features
 from streams.outcomes import OutcomeCodec
