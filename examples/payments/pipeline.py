@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from driftwood import (
+    Blend,
     DailyCapacity,
     Entity,
     Label,
@@ -66,7 +67,15 @@ payments = Pipeline(
         expression("terminal_fraud_rate_root", "sqrt(terminal_fraud_rate_7d)"),
     ],
     batch=LightGBM(rounds=100, num_leaves=15, min_data_in_leaf=50),
-    # One payment in 120 is fraud, so gradients are small: steps are larger than usual.
-    online=[scaled_logistic(learning_rate=0.5), bounded_tree()],
+    # A new kind of fraud is one that LightGBM has never seen: the first learner corrects it. In the second gradients are
+    # small, as one payment in 120 is fraud: its steps are larger than usual.
+    online=[
+        scaled_logistic("residual", learning_rate=0.05, over_champion=True),
+        scaled_logistic(learning_rate=0.5),
+        bounded_tree(),
+    ],
+    # Labels come after exactly 7 days. Fraud comes in bursts, and a payment that is none says nearly nothing: weights are
+    # shared slowly, or every quiet hour would take back what a night of fraud has shown.
+    blend=Blend(rate=0.02, share=0.0001, floor=0.05, mature_after="7d"),
     fallback=0.008,
 )
