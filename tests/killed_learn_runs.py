@@ -40,6 +40,9 @@ PARTITIONS = 2
 STANDBY = "standby"
 LAST_STAGE = "shop"
 
+# Some hours of event time, and so several horizons: that every outcome happens.
+ORDERS = 700
+
 P = TypeVar("P", bound=WorkerProcess)
 
 # By what dies: "join" and "learner" are parts of the process of the learn road, "answers" is the last stage of the predict
@@ -156,7 +159,7 @@ def kill_learning(kind: str, killed: LearnKilled) -> None:
         if kind == "answers":
             killed.snapshots.append(_newer_snapshot(place, shop))
     last = place.process(dies).started()
-    _finish(killed)
+    _finish(killed, shop)
     assert other.stop() == 0
     assert last.stop() == 0
 
@@ -190,7 +193,7 @@ def _stand_by(killed: LearnKilled, shop: Shop) -> None:
     killed.snapshots.append(_newer_snapshot(place, shop))
     second.kill()
     killed.snapshots.append(_newer_snapshot(place, shop))
-    _finish(killed)
+    _finish(killed, shop)
     assert worker.stop() == 0
     os.kill(zombie, signal.SIGTERM)
     assert zombies.exit_code(WITHIN_S) == 0, zombies.stderr
@@ -222,8 +225,11 @@ def _newer_snapshot(place: LearnPlace, shop: Shop) -> tuple[int, int]:
     return before, place.snapshot()
 
 
-def _finish(killed: LearnKilled) -> None:
+def _finish(killed: LearnKilled, shop: Shop) -> None:
+    """Send what is left of the orders that every run has; all are answered, and all of their labels learnt."""
     place, sent = killed.place, killed.sent
+    while len(sent.orders) < ORDERS:
+        shop.send(20)
     address = place.values["brokers"]
     with (
         Reader(address, place.topic("predictions"), PARTITIONS) as predictions,
