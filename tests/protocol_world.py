@@ -20,6 +20,7 @@ from streams.assembly import Ground, assemble
 from streams.entity_batch import stage_plans
 from streams.metrics import Metrics
 from streams.overlap import IN_FLIGHT
+from streams.predict_road import EntityStage
 from streams.producer import Outgoing
 from streams.serving import Serving
 from streams.settings import Settings
@@ -83,6 +84,7 @@ class World:
         entities = {
             topic: replace(stage, batches=replace(stage.batches, capacity=self.capacity))
             for topic, stage in made.entities.items()
+            if isinstance(stage, EntityStage)
         }
         return replace(made, entities=entities)
 

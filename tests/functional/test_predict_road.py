@@ -23,8 +23,9 @@ from features.redis_store import RedisStore
 from models.model_store import ModelStore
 from offline.backfill import Backfill, compute_features
 from offline.events import event_records
-from offline.in_process import InProcess, Sent, merged
+from offline.in_process import InProcess
 from offline.label_records import label_records
+from offline.one_order import Sent, merged
 from offline.train import labelled_features
 from streams.taken import OtherVersionError
 from tests.in_process import CrashedError, CrashingStore, Road

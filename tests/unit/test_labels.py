@@ -150,7 +150,7 @@ def test_labels_go_to_where_their_events_wait_and_bad_ones_to_the_dead_letters()
     values = [label(event_id=f"o{number}") for number in range(9)]
     asyncio.run(source(LABELS, log).process(1, records_of([*values[:4], b"junk", *values[4:]])))
     codec = ReportCodec(PIPELINE)
-    found = {}
+    found: dict[str, object] = {}
     for record in log.topic("orders.hop-join"):
         assert (record.header("upstream"), record.header("wall_ms")) == (b"orders.labels@memory/1", b"5000")
         reports = codec.decode(record.value or b"")

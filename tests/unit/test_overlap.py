@@ -68,7 +68,9 @@ class Flown:
         for event in self.events:
             self.plain.send([event])
             await self.plain.step(("orders.events", 0))
-        self.stage: EntityStage = self.road.stages.entities[HOP[0]]
+        stage = self.road.stages.entities[HOP[0]]
+        assert isinstance(stage, EntityStage)
+        self.stage = stage
         self.memory: Memory = await self.stage.open(PartitionId("orders", *HOP, "memory"))
         self.mailbox = Mailbox(HOP, 0, 1, MAILBOX, lambda _: None, lambda _: None)
         records = self.road.log.records[HOP]
