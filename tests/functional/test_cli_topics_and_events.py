@@ -279,7 +279,9 @@ def test_up_prints_addresses_creates_topics_and_ends_on_a_signal(anywhere):
     running = anywhere.start("up", "flights", "--json", "--set", "partitions=2")
     assert running.stdout is not None
     addresses = json.loads(running.stdout.readline())
-    assert set(addresses["topics"].values()) == {2} and "flights.hop-origin" in addresses["topics"]
+    topics = addresses["topics"]
+    assert {topics.pop(single) for single in ("flights.outcomes", "flights.control")} == {1}
+    assert set(topics.values()) == {2} and "flights.hop-origin" in topics
     anywhere.environment.update(
         DRIFTWOOD_BROKERS=addresses["brokers"], DRIFTWOOD_REDIS_URL=addresses["redis_url"]
     )

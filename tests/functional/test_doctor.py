@@ -73,26 +73,42 @@ def test_a_pipeline_that_does_not_load_is_a_finding_beside_the_others(servers):
     assert of(findings, "kafka") and of(findings, "redis")
 
 
-def test_missing_topics_and_a_missing_model_are_found_and_go_when_they_are_there(servers, embedded):
-    pipeline = load_pipeline("flights")
-    settings = Settings(brokers=embedded.broker_address)
-    if "flights.events" not in TopicAdmin(settings).cluster().topics:
-        (topics,) = of(examine(None, servers, "flights"), "topics")
-        assert topics.level == ACT and "flights.events does not exist" in topics.what
+OWN = """
+import msgspec
+from driftwood import Entity, Label, Pipeline
+
+class Order(msgspec.Struct):
+    order_id: str
+    at: int
+    shop: str
+
+shop = Entity("shop")
+own = Pipeline("NAME", event=Order, id="order_id", time="at", time_unit="s", features=[shop.count("1h")],
+               label=Label("returned"))
+"""
+
+
+@pytest.fixture
+def own(tmp_path, unique_name):
+    """The path of a pipeline of its own, which does not learn: its topics are like all that the broker makes by itself."""
+    path = tmp_path / "own.py"
+    path.write_text(OWN.replace("NAME", "p" + re.sub(r"[^a-z0-9]", "_", unique_name.lower())[-30:]))
+    return str(path)
+
+
+def test_missing_topics_and_a_missing_model_are_found_and_go_when_they_are_there(servers, embedded, own):
+    pipeline, settings = load_pipeline(own), Settings(brokers=embedded.broker_address)
+    (topics,) = of(examine(None, servers, own), "topics")
+    assert topics.level == ACT and f"{pipeline.name}.events does not exist" in topics.what
     TopicAdmin(settings).create(topics_of(pipeline, settings))
-    findings = examine(None, servers, "flights")
+    findings = examine(None, servers, own)
     assert [finding.level for finding in of(findings, "topics")] == [OK]
     assert [finding.heading for finding in of(findings, "model")] == ["no-model-in-service"]
 
 
-def test_lag_and_dead_letters_are_counted_and_the_lag_is_gone_when_all_is_read(
-    servers, embedded, tmp_path, unique_name
-):
-    name = "p" + re.sub(r"[^a-z0-9]", "_", unique_name.lower())[-30:]
-    path = tmp_path / "own.py"
-    path.write_text((ROOT / "examples/flights/pipeline.py").read_text().replace('"flights"', f'"{name}"', 1))
-    pipeline, settings = load_pipeline(str(path)), Settings(brokers=embedded.broker_address)
-    assert pipeline.name == name
+def test_lag_and_dead_letters_are_counted_and_the_lag_is_gone_when_all_is_read(servers, embedded, own):
+    pipeline, settings, path = load_pipeline(own), Settings(brokers=embedded.broker_address), own
+    name = pipeline.name
     topics = topics_of(pipeline, settings)
     assert not of(examine(None, servers, str(path)), "lag")  # no topics, no positions
     TopicAdmin(settings).create(topics)
