@@ -72,7 +72,7 @@ class Answers:
         known = self._with(outcomes).dropna(subset=["label"])
         truth = known["label"].astype(int)
         auc, loss = {}, {}
-        for part in sorted({name for parts in self.parts for name in parts}):
+        for part in sorted({name for parts in self.parts for name in parts}, key=first_the_blend):
             scores = known["parts"].map(lambda parts, part=part: parts.get(part)).astype(float)
             auc[part] = round(float(roc_auc_score(truth[scores.notna()], scores.dropna())), 4)
             loss[part] = round(float(log_loss(truth[scores.notna()], scores.dropna())), 4)
@@ -86,6 +86,16 @@ class Answers:
 
     def _with(self, outcomes: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame({"parts": self.parts}, index=pd.Index(self.ids)).join(outcomes, how="inner")
+
+
+def first_the_blend(part: str) -> tuple[bool, str]:
+    """Sorts the parts of a score for people.
+
+    Example:
+        >>> sorted(["bounded_tree", "lightgbm", "blend"], key=first_the_blend)
+        ['blend', 'bounded_tree', 'lightgbm']
+    """
+    return part != "blend", part
 
 
 class Reader:

@@ -11,6 +11,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
 
+from driftwood.answers import first_the_blend
+
 # A month with fewer labels says more about chance than about a model.
 FEWEST_LABELS = 200
 
@@ -36,7 +38,9 @@ def by_month(times: Sequence[str], parts: Sequence[Mapping[str, float]], labels:
     table["truth"] = labels.to_numpy(dtype=float, na_value=np.nan)
     table["month"] = [time[:7] for time in times]
     known = table.dropna(subset=["truth"])
-    names = [str(name) for name in known.columns if name not in ("truth", "month")]
+    names = sorted(
+        (str(name) for name in known.columns if name not in ("truth", "month")), key=first_the_blend
+    )
     return [
         Month(str(month), len(rows), _figures(rows, names))
         for month, rows in known.groupby("month")

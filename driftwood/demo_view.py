@@ -66,7 +66,7 @@ def summary(result: DemoResult) -> str:
     if "labels" in figures:
         lines += _learnt(figures)
     named = ", ".join(f"{count:,} {name}" for name, count in result.outcomes.items())
-    lines += [("events", f"{named}; only those with a label are judged")]
+    lines += [("truth", f"{named}; only those with a label are judged")]
     lines += _months(result)
     lines += [("picture", str(result.picture)), ("folder", str(result.folder))]
     return "\n".join(f"{name:<10}{text}" for name, text in lines)

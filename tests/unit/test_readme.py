@@ -8,10 +8,13 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from driftwood import demo_view
+from driftwood.by_month import Month
 from driftwood.demo import DemoResult
 from models.loading import load_pipeline
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
+PARTS = ("blend", "bounded_tree", "lightgbm", "scaled_logistic")
+MONTHS = ("2013-04", "2013-05", "2013-06")
 FIGURE = re.compile(r"[\d.,:]+")
 
 
@@ -30,13 +33,18 @@ def printed() -> str:
         "events_per_second": 4_000,
         "cpu_us_per_event": 90.1,
         "latency_ms": {"p50": 150.5, "p95": 400.5, "p99": 450.5},
-        "auc": {"lightgbm": 0.685},
-        "log_loss": {"lightgbm": 0.548},
+        "auc": dict.fromkeys(PARTS, 0.75),
+        "log_loss": dict.fromkeys(PARTS, 0.5),
+        "labels": 85_369,
+        "outcomes": {"matched": 82_767, "censored": 2_602, "early": 25_647},
+        "label_to_weights_seconds": {"p50": 1.11, "p95": 1.81},
+        "label_skew_hours": {"p50": 0.15, "p95": 6.97},
     }
+    months = [Month(month, 27_000, {"auc": dict.fromkeys(PARTS, 0.75)}) for month in MONTHS]
     training = cast("Any", SimpleNamespace(version="000000000000"))
     outcomes = {"arrived": 82_767, "cancelled": 2_240, "diverted": 362}
     return demo_view.summary(
-        DemoResult(summary, outcomes, [], training, Path("runs/demo-flights-20130401T000000Z"))
+        DemoResult(summary, outcomes, months, training, Path("runs/demo-flights-20130401T000000Z"))
     )
 
 
