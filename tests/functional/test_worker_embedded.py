@@ -302,8 +302,14 @@ def own_place(tmp_path: Path, broker: EmbeddedBroker, redis: EmbeddedRedis) -> P
 
 @pytest.fixture
 def busy(own_place: Place, start: Start) -> Iterator[WorkerProcess]:
-    """A worker that is held in the middle of several thousand events, most of them fetched and unanswered."""
-    worker = own_place.worker(start, stop_timeout=f"{STOP_S}s", stall_timeout="5s", batch_max_records=50)
+    """A worker that is held in the middle of several thousand events, most of them fetched and unanswered.
+
+    Without a limit of unread bytes: ingest waits for it for as long as it takes, and so would not be in the middle of
+    anything when a server goes.
+    """
+    worker = own_place.worker(
+        start, stop_timeout=f"{STOP_S}s", stall_timeout="5s", batch_max_records=50, unread_bytes_max="0B"
+    )
     worker.suspend()
     own_place.send([encoded(event) for event in payments(6_000)])
     with own_place.reader() as answers:
