@@ -63,11 +63,14 @@ class Road:
     @property
     def ingest(self) -> Ingest:
         """The first stage."""
-        return self.stages.ingest[self.topics.events.name]
+        ingest = self.stages.ingest[self.topics.events.name]
+        assert isinstance(ingest, Ingest)
+        return ingest
 
     async def carry(self) -> None:
         """What waits in the hop topics, stage by stage."""
         for topic, stage in self.stages.entities.items():
+            assert isinstance(stage, EntityStage)
             for number in range(PARTITIONS):
                 records = self.publisher.take((topic, number))
                 while records:
