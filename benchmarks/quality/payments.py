@@ -49,6 +49,7 @@ from offline.train import train
 CUT, DRIFT = 30, 45
 NEW_LABELS = 2_000
 SEED = 20_241
+LIGHTGBM, FALLBACK = "lightgbm", "fallback"
 PACKAGES = ("driftwood", "lightgbm", "river", "numpy", "numba")
 
 
@@ -66,18 +67,22 @@ class World:
         return np.flatnonzero((self.made.times_us >= first_us) & (self.made.times_us < end_us))
 
     def ap(self, rows: Ints) -> dict[str, float]:
-        """Average precision of each part."""
-        truth = self.made.fraud[rows]
-        return {
-            name: round(float(average_precision_score(truth, scores[rows])), 4)
-            for name, scores in self.scores.items()
-        }
+        """Average precision of each part, over what it has answered."""
+        found = {}
+        for name, scores in self.scores.items():
+            own = rows[~np.isnan(scores[rows])]
+            if self.made.fraud[own].any():
+                found[name] = round(float(average_precision_score(self.made.fraud[own], scores[own])), 4)
+        return found
 
     def card_precision_100(self) -> dict[str, float]:
-        """Of each part, the mean over the days."""
-        codes = self.made.fraud.astype(np.float64)
-        columns = (self.made.times_us, self.made.customers, codes)
-        return {name: round(card_precision(*columns, scores).mean, 4) for name, scores in self.scores.items()}
+        """Of each part the mean over the days, over what it has answered."""
+        found = {}
+        for name, scores in self.scores.items():
+            codes = np.where(np.isnan(scores), np.nan, self.made.fraud)
+            precision = card_precision(self.made.times_us, self.made.customers, codes, scores)
+            found[name] = round(precision.mean, 4)
+        return found
 
 
 def main() -> None:
@@ -162,6 +167,7 @@ def _recovery(world: World) -> dict[str, Any]:
     share = {
         part: round((found["recovered"][part] - low) / (found["before"][part] - low), 3)
         for part, low in found["unlearnt"].items()
+        if part in (LIGHTGBM, BLEND)
     }
     return {
         "recovered_fraction": share[BLEND],
@@ -180,7 +186,8 @@ def _show(console: Console, figures: Mapping[str, Any]) -> None:
     )
     for span, row in figures["ap_around_drift"].items():
         table.add_row(f"average precision, drift: {span}", *(f"{row[name]:.4f}" for name in names))
-    table.add_row("recovered", *(f"{figures['recovered_fractions'][name]:.2f}" for name in names))
+    shares = figures["recovered_fractions"]
+    table.add_row("recovered", *(f"{shares[name]:.2f}" if name in shares else "" for name in names))
     console.print(table)
     print_machine(console, figures["machine"])
 
