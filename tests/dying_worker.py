@@ -15,7 +15,7 @@ import signal
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -57,7 +57,8 @@ NOTE = "note.json"
 
 
 # Where a worker dies with the first batch that it can: one that the worker before it had in flight. Elsewhere it has
-# finished some batches of the partition before that, so that it dies with batches of its own.
+# finished some batches of the partition before that, so that it dies with batches of its own; and it has answered an event
+# under the versions of now, so that every model in force has answered something, however quick the machine.
 AT_ONCE = ("in claim", "after compute", "in commit")
 FINISHED_BEFORE = 3
 
@@ -175,6 +176,28 @@ class Scene:
         return len(memory.in_flight) >= (2 if point in TWO_IN_FLIGHT else 1)
 
 
+class AnsweringScene(Scene):
+    """Knows as well whether this worker has answered anything that no other versions were pinned to."""
+
+    def __init__(self, death: Death) -> None:
+        super().__init__(death)
+        self._own: set[bytes] = set()
+        self._answered = False
+
+    def made(self, values: Iterable[bytes]) -> None:
+        """These were made under the versions in force."""
+        self._own.update(values)
+
+    def delivered(self, values: Iterable[bytes]) -> None:
+        """The broker has these."""
+        self._answered = self._answered or not self._own.isdisjoint(values)
+
+    def is_it(self, stage: str, point: str, memory: Any) -> bool:
+        """As in every scene, but not before it has answered."""
+        answered = self._answered or not self.death.finished_before
+        return answered and super().is_it(stage, point, memory)
+
+
 def _lane(stage: str, memory: Any) -> object:
     return stage if memory is None else (memory.partition.topic, memory.partition.partition)
 
@@ -199,6 +222,27 @@ def _watch_stages(scene: Scene) -> None:
 
     watch_stage(scene, EntityStage, EntityBatches)
     replace_methods(Ingest, process=watched_process)
+
+
+def _watch_answers(scene: AnsweringScene) -> None:
+    from streams.prediction import Answers
+    from streams.producer import Outgoing, Publisher
+
+    messages, deliver = Answers.messages, Publisher.deliver
+
+    def watched_messages(answers: Answers, frame: Any, upstream: str, versions: str) -> list[Outgoing]:
+        made = messages(answers, frame, upstream, versions)
+        if versions == answers.versions():
+            scene.made(message.value for message in made)
+        return made
+
+    async def watched_deliver(publisher: Publisher, outgoing: Sequence[Outgoing]) -> Mapping[Any, int]:
+        offsets = await deliver(publisher, outgoing)
+        scene.delivered(message.value for message in outgoing)
+        return offsets
+
+    replace_methods(Answers, messages=watched_messages)
+    replace_methods(Publisher, deliver=watched_deliver)
 
 
 def watch_stage(scene: Scene, stages: Any, batches: Any) -> None:
@@ -303,7 +347,8 @@ def main() -> None:
     from tests import worker_process
 
     def scene(death: Death) -> None:
-        made = Scene(death)
+        made = AnsweringScene(death)
+        _watch_answers(made)
         _watch_stages(made)
         set_the_scene(made)
 
