@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -68,7 +69,7 @@ class Label:
             raise PipelineError(place, f"kind={self.kind!r}", "'binary', 'regression' or 'multiclass'")
         object.__setattr__(self, "classes", self._checked_classes(place))
         duration_us(self.horizon, f"{place}, horizon")
-        if self.when_silent != NO_LABEL and self._code(self.when_silent) is None:
+        if self.when_silent != NO_LABEL and self.code(self.when_silent) is None:
             raise PipelineError(
                 place, f"when_silent={self.when_silent!r}", f"{NO_LABEL!r} or {self.expected}"
             )
@@ -78,15 +79,15 @@ class Label:
         if not number or not 0.0 <= self.holdout < 1.0:
             raise PipelineError(place, f"holdout={holdout!r}", "a share from 0.0 to below 1.0")
 
-    @property
+    @cached_property
     def horizon_us(self) -> int:
         """How long after its event a label may come, in microseconds."""
         return duration_us(self.horizon, f"Label({self.name!r}), horizon")
 
-    @property
+    @cached_property
     def silent_code(self) -> float:
         """The code of an event whose label did not come within the horizon; NaN: it has none."""
-        code = None if self.when_silent == NO_LABEL else self._code(self.when_silent)
+        code = None if self.when_silent == NO_LABEL else self.code(self.when_silent)
         return math.nan if code is None else code
 
     @property
@@ -119,7 +120,7 @@ class Label:
             if value is None or (isinstance(value, float) and math.isnan(value)):
                 codes.append(math.nan)
                 continue
-            code = self._code(value)
+            code = self.code(value)
             if code is None:
                 raise DeveloperError(
                     f"label {self.name}, {place(index)}: {value!r}; expected {self.expected} (or null)"
@@ -127,12 +128,12 @@ class Label:
             codes.append(code)
         return np.array(codes, np.float64)
 
-    def _code(self, value: object) -> float | None:
+    def code(self, value: object) -> float | None:
+        """The code of one label that is not null; None for a value that the label cannot have."""
         if isinstance(value, np.generic):
             value = value.item()
         if self.kind == "regression":
-            number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-            return float(value) if number else None  # type: ignore[arg-type]  # a number, see the line above
+            return _finite(value)
         if self.classes:
             # 1, 1.0 and True are one value: a column of whole numbers with nulls arrives as floats.
             return next((float(code) for code, known in enumerate(self.classes) if known == value), None)
@@ -170,3 +171,14 @@ class Label:
                 place, f"classes={classes!r} of a binary label", "two, the second one predicted"
             )
         return classes
+
+
+def _finite(value: object) -> float | None:
+    """A number as 64 bits have it; None for anything else, and for whole numbers that are too large."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None

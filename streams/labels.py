@@ -19,8 +19,7 @@ import numpy as np
 
 from features.decode import MAX_KEY_CHARS, DeadRecord, Record
 from features.diagnosis import Problem, duplicated
-from features.errors import DeveloperError
-from features.event_times import LATEST_US, instants_us
+from features.event_times import LATEST_US, instant_us
 from features.feature_set import FeatureSet
 from features.plan import Floats, Ints
 from models.label import Label
@@ -148,12 +147,12 @@ class LabelDecoder:
     def _code(self, value: object) -> float:
         if value is None:
             return math.nan
-        try:
-            return float(self._label.codes([value])[0])
-        except DeveloperError as error:
+        code = self._label.code(value)
+        if code is None:
             reason = "wrong_type" if isinstance(value, list | dict) else "out_of_range"
             detail = f"expected {self._label.expected}, or null"
-            raise _BadRecordError(reason, f"$.{self._label.name}", detail) from error
+            raise _BadRecordError(reason, f"$.{self._label.name}", detail)
+        return code
 
     def _moment(self, document: Document, name: str, stamp_ms: int) -> int:
         value, path = document.get(name), f"$.{name}"
@@ -188,7 +187,7 @@ class LabelDecoder:
             raise _BadRecordError(
                 "bad_time", path, "a clock time without an offset: whose? (add Z or +02:00)"
             )
-        return int(instants_us([moment], time.zone)[0])
+        return instant_us(moment, time.zone)
 
 
 def _each(

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from driftwood import Label
+from features.event_times import LATEST_US, TimeReading
 from streams.dead_letters import DeadLetterWriter
 from streams.feeds import Feeds
 from streams.join_frames import ACTIONS, LABELS, NO_MARK, ReportCodec, read_idle
@@ -118,6 +119,17 @@ def test_classes_are_numbered_and_whole_ids_are_read_as_texts_are() -> None:
     )
     assert labels.codes.tolist() == [1.0]
     assert "'kept', 'sent back'" in dead[0].detail
+
+
+def test_a_whole_number_that_no_float_holds_is_no_label_and_no_time() -> None:
+    pipeline = orders(label=Label("returned", kind="regression"))
+    decoder = LabelDecoder(pipeline.feature_set, pipeline.label)
+    labels, _, [bad] = decoder.labels([(label(returned=code), STAMP_MS) for code in (10**400, -1.5)])
+    assert labels.codes.tolist() == [-1.5]
+    assert (bad.reason, bad.path) == ("out_of_range", "$.returned")
+    clipped, good = TimeReading("at", 1_000_000, None).microseconds([10**400, 1.5]).tolist()
+    assert clipped > LATEST_US
+    assert good == 1_500_000
 
 
 def test_an_action_has_its_number_and_any_other_word_is_refused() -> None:
