@@ -3,10 +3,13 @@
     <folder>/<pipeline>/<partition>/<level>-<first offset>-<last offset>-<hash of the positions>.parquet
 
 Columns: `offset`, `row` (the place), `event_id`, `time_us`, and `served`, the row as `streams/served_rows.py` packs it. A
-batch of the join makes one small file (level 0); `FILES_A_LEVEL` files of a level become one of the next, so that a year
-has some hundred files. A row that stands in two files, because something was killed in between, is the same in both.
+batch of the join makes one small file (level 0); `FILES_A_LEVEL` files of a level become one of the next, until a file has
+`FULL_ROWS` rows and is merged no more: so merging takes little memory, and ninety days of ten events a second are some
+1,200 files. A row that stands in two files, because something was killed in between, is the same in both.
 
-Rows are dropped, when files are merged, once they are `keep_us` older than the newest: no label can ask for them any more.
+A read opens the files in whose range of offsets something is asked for, by their names, and of these the row groups, by
+their footers, which are remembered. Rows go, when files are merged, once they are `keep_us` older than the newest, and
+full files when all their rows are: no label can ask for them any more.
 """
 
 from __future__ import annotations
@@ -14,14 +17,18 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from features.plan import Ints
 from features.store import Position
 from models.pipeline import Pipeline
 from streams.served_rows import unpacked
@@ -29,8 +36,18 @@ from streams.settings import Settings
 
 FILES_A_LEVEL = 32
 
+# Of a file that is merged no more: some 30 MB in memory, and thrice that while it is made.
+FULL_ROWS = 65_536
+
+# Rows that are unpacked for one that is asked for: some 100 KB. A full file has as many groups, some 40 KB of footer.
+GROUP_ROWS = 256
+
+# Footers that are remembered, some 60 KB each: those of labels that come a week late, at a hundred events a second.
+FOOTERS = 1_024
+
 # Of names: an offset has at most 19 digits.
 _SUFFIX = ".parquet"
+_FULL = 9  # the level of full files
 
 _SCHEMA = pa.schema(
     [
@@ -43,20 +60,63 @@ _SCHEMA = pa.schema(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class ArchiveFile:
     """One file, by its name: `first` and `last` are offsets of `hop-join`."""
 
-    path: Path
-    level: int
     first: int
     last: int
+    level: int
+    path: Path
 
     @classmethod
     def of(cls, path: Path) -> ArchiveFile:
         """What a file's name says."""
         level, first, last, _ = path.name.removesuffix(_SUFFIX).split("-")
-        return cls(path, int(level), int(first), int(last))
+        return cls(int(first), int(last), int(level), path)
+
+
+@dataclass(frozen=True)
+class Footer:
+    """What the end of a file says: `firsts` and `lasts` are the offsets of each of its row groups."""
+
+    metadata: Any
+    firsts: Ints
+    lasts: Ints
+    newest_us: int
+
+    @classmethod
+    def of(cls, path: Path) -> Footer:
+        """Read it."""
+        metadata = pq.read_metadata(path)
+        groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+        offsets = [group.column(0).statistics for group in groups]
+        return cls(
+            metadata,
+            np.array([known.min for known in offsets], np.int64),
+            np.array([known.max for known in offsets], np.int64),
+            max(group.column(3).statistics.max for group in groups),
+        )
+
+    def groups(self, offsets: Ints) -> list[int]:
+        """The row groups in which one of these sorted offsets may stand."""
+        begin, end = np.searchsorted(offsets, self.firsts), np.searchsorted(offsets, self.lasts, "right")
+        found: list[int] = np.flatnonzero(end > begin).tolist()
+        return found
+
+
+@dataclass
+class _Footers:
+    """The footers of the files that were asked last: files never change."""
+
+    known: OrderedDict[Path, Footer] = field(default_factory=OrderedDict)
+
+    def of(self, path: Path) -> Footer:
+        footer = self.known.pop(path, None) or Footer.of(path)
+        self.known[path] = footer
+        if len(self.known) > FOOTERS:
+            self.known.popitem(last=False)
+        return footer
 
 
 class PredictionArchive:
@@ -67,6 +127,7 @@ class PredictionArchive:
 
     def __init__(self, folder: Path, pipeline: str, keep_us: int) -> None:
         self._folder, self._keep_us = folder / pipeline, keep_us
+        self._footers = _Footers()
 
     def write(self, partition: int, rows: Sequence[tuple[Position, bytes]]) -> None:
         """Keep these packed rows. They are on the disk when this returns; the same ones again make the same file."""
@@ -81,37 +142,65 @@ class PredictionArchive:
         """The packed rows at these positions, as far as they are there."""
         try:
             return self._read(partition, positions)
-        except (
-            FileNotFoundError
-        ):  # merged away since its name was read; what took its place has a name by now
+        except FileNotFoundError:
+            # Merged away since its name was read; what took its place has a name by now, and is not merged so soon again.
             return self._read(partition, positions)
 
     def _read(self, partition: int, positions: Sequence[Position]) -> dict[Position, bytes]:
         wanted = set(positions)
+        offsets = np.array(sorted({at.offset for at in wanted}), np.int64)
         found: dict[Position, bytes] = {}
         for file in _files(self._place(partition)):
-            offsets = {at.offset for at in wanted if file.first <= at.offset <= file.last}
-            if offsets:
-                table = pq.read_table(file.path, filters=[("offset", "in", offsets)])
-                found.update((at, row) for at, row in _rows(table) if at in wanted)
+            begin, end = np.searchsorted(offsets, file.first), np.searchsorted(offsets, file.last, "right")
+            if end > begin:
+                rows = self._rows(file.path, offsets[begin:end])
+                found.update((at, row) for at, row in rows if at in wanted)
         return found
+
+    def _rows(self, path: Path, offsets: Ints) -> Iterator[tuple[Position, bytes]]:
+        """The rows of a file that stand at these offsets."""
+        footer = self._footers.of(path)
+        groups = footer.groups(offsets)
+        if not groups:
+            return
+        with pq.ParquetFile(path, metadata=footer.metadata) as file:
+            table = file.read_row_groups(groups, ["offset", "row", "served"], use_threads=False)
+        rows = np.flatnonzero(np.isin(table["offset"].to_numpy(), offsets))
+        places = (table[name].to_numpy()[rows].tolist() for name in ("offset", "row"))
+        served = table["served"].combine_chunks()
+        for at, offset, row in zip(rows.tolist(), *places, strict=True):
+            yield Position(offset, row), served[at].as_py()
+
+    # ---- merging
 
     def _merge(self, place: Path) -> None:
         level = 0
         while len(files := [file for file in _files(place) if file.level == level]) >= FILES_A_LEVEL:
-            level += 1
-            _save(place, level, self._kept(pa.concat_tables([pq.read_table(file.path) for file in files])))
-            for file in files:
+            tables = _until_full(files)
+            merged = self._kept(pa.concat_tables(tables))
+            level = _FULL if merged.num_rows >= FULL_ROWS else level + 1
+            _save(place, level, merged)
+            for file in files[: len(tables)]:
                 file.path.unlink(missing_ok=True)
+            if level == _FULL:
+                self._drop(place, pc.max(merged["time_us"]).as_py())
+                return
 
     def _kept(self, table: pa.Table) -> pa.Table:
         """Without what is too old, each row once, in the order of positions."""
         oldest_us = pc.max(table["time_us"]).as_py() - self._keep_us
         table = table.filter(pc.greater_equal(table["time_us"], oldest_us))
         table = table.sort_by([("offset", "ascending"), ("row", "ascending")])
-        places = list(zip(table["offset"].to_pylist(), table["row"].to_pylist(), strict=True))
-        firsts = [at for at, place in enumerate(places) if at == 0 or places[at - 1] != place]
-        return table.take(pa.array(firsts, pa.int64()))
+        offsets, rows = table["offset"].to_numpy(), table["row"].to_numpy()
+        first = np.ones(len(offsets), bool)
+        first[1:] = (np.diff(offsets) != 0) | (np.diff(rows) != 0)
+        return table.filter(pa.array(first))
+
+    def _drop(self, place: Path, newest_us: int) -> None:
+        """Full files of which every row is too old."""
+        for file in _files(place):
+            if file.level == _FULL and self._footers.of(file.path).newest_us < newest_us - self._keep_us:
+                file.path.unlink(missing_ok=True)
 
     def _place(self, partition: int) -> Path:
         return self._folder / str(partition)
@@ -125,8 +214,17 @@ def archive_of(pipeline: Pipeline, settings: Settings) -> PredictionArchive:
     return PredictionArchive(settings.runs_dir / "archive", pipeline.name, 2 * pipeline.label.horizon_us)
 
 
-def _files(place: Path) -> Iterator[ArchiveFile]:
-    return (ArchiveFile.of(path) for path in sorted(place.glob(f"*{_SUFFIX}")))
+def _files(place: Path) -> list[ArchiveFile]:
+    """By their offsets."""
+    return sorted(ArchiveFile.of(path) for path in place.glob(f"*{_SUFFIX}"))
+
+
+def _until_full(files: Sequence[ArchiveFile]) -> list[pa.Table]:
+    """The first of these files, until they fill one."""
+    tables: list[pa.Table] = []
+    while len(tables) < len(files) and sum(table.num_rows for table in tables) < FULL_ROWS:
+        tables.append(pq.read_table(files[len(tables)].path, use_threads=False))
+    return tables
 
 
 def _table(rows: Sequence[tuple[Position, bytes]]) -> pa.Table:
@@ -142,11 +240,6 @@ def _table(rows: Sequence[tuple[Position, bytes]]) -> pa.Table:
     return pa.table(columns, schema=_SCHEMA)
 
 
-def _rows(table: pa.Table) -> Iterator[tuple[Position, bytes]]:
-    columns = (table[name].to_pylist() for name in ("offset", "row", "served"))
-    return ((Position(offset, row), served) for offset, row, served in zip(*columns, strict=True))
-
-
 def _save(place: Path, level: int, table: pa.Table) -> None:
     """Under its name only when it is whole and on the disk."""
     offsets = table["offset"].to_pylist()
@@ -154,7 +247,7 @@ def _save(place: Path, level: int, table: pa.Table) -> None:
     name = f"{level}-{offsets[0]}-{offsets[-1]}-{hashlib.sha256(places).hexdigest()[:12]}{_SUFFIX}"
     unfinished = place / f"{name}.unfinished"
     with unfinished.open("wb") as file:
-        pq.write_table(table, file, compression="zstd")
+        pq.write_table(table, file, compression="zstd", row_group_size=GROUP_ROWS)
         file.flush()
         os.fsync(file.fileno())
     unfinished.replace(place / name)

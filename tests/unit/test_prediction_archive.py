@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import msgspec
+import pyarrow.parquet as pq
 import pytest
 
 from features.store import Position
@@ -61,3 +62,41 @@ def test_rows_that_no_label_can_ask_for_any_more_go(tmp_path: Path, monkeypatch:
     for one in rows:
         archive.write(0, [one])
     assert archive.read(0, [at for at, _ in rows]) == dict(rows[6:])
+
+
+def test_files_grow_until_they_are_full_and_go_whole_when_they_are_old(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prediction_archive, "FILES_A_LEVEL", 3)
+    monkeypatch.setattr(prediction_archive, "FULL_ROWS", 12)
+    monkeypatch.setattr(prediction_archive, "GROUP_ROWS", 4)
+    archive = PredictionArchive(tmp_path, "orders", 60 * DAY)
+    rows = [row(number, number * DAY) for number in range(240)]
+    for start in range(0, len(rows), 2):
+        archive.write(0, rows[start : start + 2])
+    found = archive.read(0, [at for at, _ in rows])
+    assert found == dict(rows[240 - len(found) :])
+    sizes = [pq.read_metadata(path).num_rows for path in tmp_path.rglob("9-*")]
+    assert sizes and set(sizes) <= set(range(12, 24))  # full, and never much more
+    assert 60 <= len(found) <= 60 + 24 + 2 * 9  # what is kept, a full file, and what is not merged yet
+
+
+def test_a_read_opens_only_the_files_and_row_groups_in_which_something_may_stand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prediction_archive, "GROUP_ROWS", 4)
+    archive = PredictionArchive(tmp_path, "orders", 30 * DAY)
+    rows = [row(number) for number in range(36)]
+    for start in range(0, 36, 12):
+        archive.write(0, rows[start : start + 12])
+    opened: list[list[int]] = []
+    read_row_groups = pq.ParquetFile.read_row_groups
+
+    def counted(file: pq.ParquetFile, groups: list[int], *rest: object, **more: object) -> object:
+        opened.append(groups)
+        return read_row_groups(file, groups, *rest, **more)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_groups", counted)
+    asked = [rows[place] for place in (12, 14, 35)]  # two in one group, one in the last of another file
+    assert archive.read(0, [at for at, _ in asked]) == dict(asked)
+    assert opened == [[0], [2]]
