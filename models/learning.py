@@ -27,6 +27,7 @@ from models.blend_scorer import SCORING_FORMAT
 from models.champion_input import is_over_champion, with_champion
 from models.decision import CostMatrix
 from models.guard import LossGuard, nonsense
+from models.label_feed import LabelFeed
 from models.losses import present
 from models.matured import Matured
 from models.online_model import LearnerSpec, OnlineModel, taken
@@ -38,7 +39,7 @@ from models.weighing import Weighing
 
 log = logging.getLogger(__name__)
 
-STATE_FORMAT: Final = 2
+STATE_FORMAT: Final = 3
 
 
 @dataclass
@@ -73,13 +74,15 @@ class Learning:
         self._pipeline, self._kind = pipeline, label.kind
         costs = pipeline.decide if isinstance(pipeline.decide, CostMatrix) else None
         self._prequential = Prequential(label.kind, len(label.classes) or 2, costs)
+        self._feed = LabelFeed(label)
         self._weighing = Weighing(pipeline)
         self._learners = {spec.name: self._new(spec) for spec in pipeline.online}
 
     def step(self, batch: Matured) -> None:
         """Take in one record of outcomes, in the numbered order of this module."""
         self._prequential.step(batch)
-        if self._weighing.step(batch, self._sound):
+        self._feed.step(batch)
+        if self._weighing.step(batch, self._sound, frozen=self._feed.frozen is not None):
             for learner in [self._learners[name] for name in self._sound]:
                 if is_over_champion(learner.spec):
                     self._begin(self._new(learner.spec))
@@ -140,6 +143,19 @@ class Learning:
         self._learners[name].frozen = reason
         self._weighing.drop(name)
 
+    def label_feed(self, partition: str, stalled_since_ms: int | None) -> None:
+        """A partition of the join says that labels are stalled since then (wall clock, ms); None: they flow again.
+
+        While one says so, learning is frozen: weights and calibrator stand still, and outcomes wait in their cohorts. What
+        learners learn from is missing by itself: no label comes, and the join calls nobody silent.
+        """
+        before = self._feed.frozen
+        self._feed.hear(partition, stalled_since_ms)
+        if before is None and self._feed.frozen is not None:
+            log.warning("learning is frozen: %s", self._feed.frozen)
+        elif before is not None and self._feed.frozen is None:
+            log.warning("learning goes on: labels flow again (%s)", before)
+
     # ---- commands
 
     def freeze(self, name: str) -> None:
@@ -195,6 +211,7 @@ class Learning:
             {
                 "format": STATE_FORMAT,
                 "prequential": self._prequential.state(),
+                "feed": self._feed.state(),
                 "weighing": self._weighing.state(),
                 "learners": {name: learner.state() for name, learner in self._learners.items()},
             }
@@ -208,6 +225,7 @@ class Learning:
         """
         kept, learning = _opened(state), cls(pipeline)
         learning._prequential.restore(kept["prequential"])
+        learning._feed.restore(kept["feed"])
         learning._weighing.restore(kept["weighing"])
         for name, old in kept["learners"].items():
             learner = learning._learners.get(name)
@@ -231,6 +249,8 @@ class Learning:
             "matured": measured.get(BLEND, {}).get("total", {}).get("rows", 0),
             "outcomes": dict(sorted(self._prequential.outcomes.items())),
             "label_delay_s": self._prequential.delays(),
+            "label_feed": self._feed.figures(),
+            "frozen": self._feed.frozen,
             "maturity": self._weighing.maturity.figures(),
             "calibrator": self._weighing.calibrator.figures(),
             "models": {name: self._row(name, measured.get(name)) for name in names},

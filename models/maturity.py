@@ -87,8 +87,8 @@ class Judged:
 class Maturity:
     """Holds outcomes back until their cohort is mature, and learns how long that takes.
 
-    `take` is handed the outcomes of one record and gives those that are mature now, in the order of event time. The clock
-    is the newest `known_us` that came: the wall clock is never read.
+    `hold` is handed the outcomes of one record, `release` gives those that are mature now, in the order of event time. The
+    clock is the newest `known_us` that came: the wall clock is never read.
 
     At most `most_held` outcomes are held. Beyond that, the fullest cohort keeps only the events whose id hashes into a half
     (then a quarter, ...) of all ids: a sample that does not depend on label or delay, so a thinned cohort still counts
@@ -124,17 +124,17 @@ class Maturity:
         )
         return min(bin_end_us(longest), self._horizon_us)
 
-    def take(self, rows: Judged, now_us: int) -> list[Judged]:
-        """Hold back, then hand on what is mature: cohort by cohort, each in the order of event time, ties as they came.
-
-        `now_us` is the newest `known_us` of the record.
-        """
+    def hold(self, rows: Judged, now_us: int) -> None:
+        """Hold the outcomes of one record back; `now_us` is its newest `known_us`."""
         self.now_us = max(self.now_us, now_us)
         for cohort, piece in self._by_cohort(rows):
             self._note_delays(cohort, piece)
             self._hold(cohort, piece)
         self._close()
         self._thin()
+
+    def release(self) -> list[Judged]:
+        """Hand on what is mature: cohort by cohort, each in the order of event time, ties as they came."""
         ready = sorted(cohort for cohort in self._held if self._end_us(cohort) + self.after_us <= self.now_us)
         return [self._release(cohort) for cohort in ready]
 

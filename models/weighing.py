@@ -67,8 +67,11 @@ class Weighing:
         self._targets = np.zeros(2)  # regression: number and sum of labels
         self._squares = np.zeros(2)  # regression: number and sum of the champion's squared errors, forgetting
 
-    def step(self, batch: Matured, learners: Collection[str]) -> bool:
-        """Take in one record. `learners` are those that may answer. True: another champion answers, all begins anew."""
+    def step(self, batch: Matured, learners: Collection[str], *, frozen: bool = False) -> bool:
+        """Take in one record. `learners` are those that may answer. True: another champion answers, all begins anew.
+
+        While `frozen`, weights and calibrator stand still: what is mature is judged when labels flow again.
+        """
         if not len(batch):
             return False
         learnt = batch.learnt
@@ -77,7 +80,8 @@ class Weighing:
             self.maturity.correct(id_hash(batch.event_ids[row]), int(batch.times_us[row]), code)
         first = batch.select(learnt & ~batch.undoing)
         another = self._follow_champion(first)
-        for mature in self.maturity.take(self._judged(first, learners), int(batch.known_us.max())):
+        self.maturity.hold(self._judged(first, learners), int(batch.known_us.max()))
+        for mature in () if frozen else self.maturity.release():
             self._judge(mature, learners)
         return another
 

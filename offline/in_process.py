@@ -76,6 +76,7 @@ class _Unrestored:
     def __init__(self, pipeline: Pipeline) -> None:
         self.learning = Learning(pipeline)
         self.step, self.scoring = self.learning.step, self.learning.scoring
+        self.label_feed = self.learning.label_feed
         self.freeze, self.reset = self.learning.freeze, self.learning.reset
         self.restore_learner = self.learning.restore_learner
 

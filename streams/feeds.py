@@ -49,6 +49,7 @@ class Clock(msgspec.Struct, array_like=True):
     label_wall_ms: int = 0
     back_ms: int = 0  # since when labels come again, while stalled
     stalled: bool = False
+    held_up: bool = False  # stalled, or not all that fell due meanwhile is settled yet
 
 
 @dataclass
@@ -70,6 +71,7 @@ class Feeds:
     feeds: dict[str, Feed] = field(default_factory=dict)
     clock: Clock = field(default_factory=Clock)
     changed: set[str] = field(default_factory=set)
+    turned: bool = False
 
     def served(self, name: str, newest_us: int) -> None:
         """Rows were served upstream, the newest event at this time."""
@@ -110,6 +112,14 @@ class Feeds:
             return
         slowest = min(self._oldest(LABELS), self._oldest(ACTIONS), clock.newest_label_us)
         clock.due_us = max(clock.due_us, min(served_us, slowest))
+
+    def turn(self, *, all_settled: bool) -> bool:
+        """Whether time-outs begin or cease to be held up; after a record, when time has done all that it could."""
+        held_up = self.clock.stalled or (self.clock.held_up and not all_settled)
+        if held_up == self.clock.held_up:
+            return False
+        self.clock.held_up, self.turned = held_up, True
+        return True
 
     def _judge_silence(self) -> None:
         clock = self.clock

@@ -6,9 +6,8 @@ The stage takes what was served, labels and actions of a partition of `hop-join`
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Final
 
 import numpy as np
@@ -19,6 +18,7 @@ from features.store import NOTHING_APPLIED, Claim, Commit, Loaded, PartitionId, 
 from models.pipeline import Pipeline
 from streams.batch import Record
 from streams.dead_letters import DeadLetter
+from streams.feed_notices import FeedNotice
 from streams.feeds import Feeds
 from streams.headers import FRAME, UPSTREAM, header
 from streams.join_frames import FEED, IDLE_FRAME, LABELS, WALL, Idle, ReportCodec, Reports, read_idle
@@ -87,13 +87,18 @@ class JoinWork:
 
 @dataclass(frozen=True)
 class Settled:
-    """A batch after step 4."""
+    """A batch after step 4. `notices` stand with the number of outcomes before each."""
 
     outcomes: Sequence[Outcome]
     label_rows: Sequence[LabelRow]
     let_go: Mapping[Position, bytes]
     dead: Sequence[DeadLabel]
+    notices: Sequence[tuple[int, FeedNotice]]
     stalled: bool
+
+
+Settle = Generator[list[Position], Mapping[Position, bytes], Settled]
+"""Step 4, which asks for what the archive has."""
 
 
 @dataclass(frozen=True)
@@ -180,19 +185,26 @@ class JoinBatches:
             in_flight=memory.taken if memory.in_flight else NOTHING_APPLIED,
         )
 
-    def settle(self, memory: JoinMemory, work: JoinWork) -> Settled:
-        """Step 4: the records, one after another, through the ledger. Raises OSError of the archive."""
+    def settle(self, memory: JoinMemory, work: JoinWork) -> Settle:
+        """Step 4: the records, one after another, through the ledger.
+
+        Yields positions, and is sent what the archive has of them: once for all labels of the batch, and once for each
+        record after which rows time out that are in the archive alone.
+        """
         for name in work.superseded:
             memory.feeds.forget(name)
-        find = None if self.archive is None else partial(self._find, memory, self.archive)
+        in_flight = None if self.archive is None else _together(memory.let_go)
         features = self.pipeline.feature_set.hash
-        settling = Settling(self.pipeline.label, features, memory.state, memory.feeds, find)
+        settling = Settling(self.pipeline.label, features, memory.state, memory.feeds, in_flight)
+        yield from _read_back(settling, settling.asked(_labelled(work)))
         for one in work.opened:
             settling.begin(one.offset)
             self._pass_on(one, memory.feeds, settling)
-            settling.end(len(one))
+            yield from _read_back(settling, settling.pass_time(len(one)))
+            settling.end()
         stalled = memory.feeds.clock.stalled
-        return Settled(settling.outcomes, settling.label_rows, settling.let_go, settling.dead, stalled)
+        found = (settling.outcomes, settling.label_rows, settling.let_go, settling.dead, settling.notices)
+        return Settled(*found, stalled)
 
     def commit(self, memory: JoinMemory, work: JoinWork) -> Commit:
         """What step 7 writes."""
@@ -298,12 +310,23 @@ class JoinBatches:
         heard = feeds.labels if one.feed == LABELS else feeds.actions
         heard(one.upstream, int(reports.known_us[one.start :].max()), one.wall_ms)
 
-    @staticmethod
-    def _find(memory: JoinMemory, archive: Archive, positions: Sequence[Position]) -> dict[Position, bytes]:
-        """What was served at positions that the ledger has let go, as far as it is known."""
-        found = {at: rows[at] for rows in memory.let_go for at in positions if at in rows}
-        asked = [at for at in positions if at not in found]
-        return found | archive.read(memory.partition.partition, asked) if asked else found
+
+def _together(let_go: Sequence[Mapping[Position, bytes]]) -> dict[Position, bytes]:
+    return {position: row for rows in let_go for position, row in rows.items()}
+
+
+def _labelled(work: JoinWork) -> Iterator[str]:
+    """The events of the batch's labels."""
+    for one in work.opened:
+        if isinstance(one.content, Reports) and one.feed == LABELS:
+            yield from one.content.event_ids[one.start :]
+
+
+def _read_back(
+    settling: Settling, positions: list[Position]
+) -> Generator[list[Position], Mapping[Position, bytes], None]:
+    if positions and settling.older is not None:
+        settling.older.update((yield positions))
 
 
 def _first_after(offsets: Ints, rows: Ints, seen: Position) -> int:

@@ -34,6 +34,7 @@ from models.label import Label
 from models.outcomes import REPEAT
 from streams.batch import Record
 from streams.dead_letters import DeadLetter, DeadLetterWriter
+from streams.feed_notices import notice_message
 from streams.headers import FRAME, PIPELINE_VERSION, UPSTREAM
 from streams.join_stage import JoinBatches, JoinMemory, JoinWork, Settled
 from streams.label_frames import LabelFrameCodec
@@ -126,7 +127,7 @@ class JoinStage:
             pinned = [record for record in records if record.offset <= claim.pinned_last]
             work = self.batches.take(memory, pinned)
         timer.done("claim")
-        settled = self.batches.settle(memory, work)  # 4
+        settled = await self._settled(memory, work)  # 4
         commit = self.batches.commit(memory, work)
         timer.done("settle")
         outgoing = [self.dead_letters.message(letter) for letter in work.dead]
@@ -152,6 +153,19 @@ class JoinStage:
         self._count(memory, begun)
         return begun.last
 
+    async def _settled(self, memory: JoinMemory, work: JoinWork) -> Settled:
+        """Step 4; the archive is read in a thread, while other partitions go on."""
+        settle, archive = self.batches.settle(memory, work), self.batches.archive
+        try:
+            asked = next(settle)
+            while archive is not None:
+                found = await asyncio.to_thread(archive.read, memory.partition.partition, asked)
+                asked = settle.send(found)
+        except StopIteration as done:
+            settled: Settled = done.value
+            return settled
+        raise AssertionError("there is no archive that could be asked")
+
     async def _read(self, memory: JoinMemory, key: str) -> bytes | None:
         claim = await self.store.claim(self.batches.reading(memory, [key]))
         return None if isinstance(claim, Refused) else claim.states[key]
@@ -166,11 +180,20 @@ class JoinStage:
 
     def _messages(self, upstream: str, settled: Settled) -> list[Outgoing]:
         messages = [self.label_letters.message(self._dead_letter(dead)) for dead in settled.dead]
-        messages += self.codec.messages(settled.outcomes, self.outcomes, upstream, stalled=settled.stalled)
+        messages += self._outcomes(settled, upstream)
         for entity, hop in enumerate(self.hops):
             rows = [row for row in settled.label_rows if row.entity == entity]
             messages += self._label_rows(hop, rows, upstream)
         return messages
+
+    def _outcomes(self, settled: Settled, upstream: str) -> list[Outgoing]:
+        """Outcomes, and between them what the learner must know of the label feed."""
+        messages, done = [], 0
+        for place, notice in settled.notices:
+            messages += self.codec.messages(settled.outcomes[done:place], self.outcomes, upstream)
+            messages.append(notice_message(notice, self.outcomes, upstream))
+            done = place
+        return messages + self.codec.messages(settled.outcomes[done:], self.outcomes, upstream)
 
     def _label_rows(self, hop: LabelHop, rows: Sequence[LabelRow], upstream: str) -> list[Outgoing]:
         headers = [

@@ -144,7 +144,7 @@ class Ledger:
         self._bucket_us = horizons.bucket_us
         self.rows: dict[bytes, bytes] = {}
         self._bytes = 0
-        self._hot = 0
+        self._hot = self._shrunk = 0
         self._queues = {"hot": _Queue(), "open": _Queue(), "settled": _Queue()}
         self._in_bucket: dict[int, int] = {}
         self._listed: set[int] = set()  # as the store has them
@@ -161,6 +161,11 @@ class Ledger:
     def hot(self) -> int:
         """How many of them hold what was served."""
         return self._hot
+
+    @property
+    def shrunk(self) -> int:
+        """Of how many what was served is in the archive alone."""
+        return self._shrunk
 
     @property
     def nbytes(self) -> int:
@@ -242,6 +247,7 @@ class Ledger:
             return
         self._bytes += by * len(self.rows[digest])
         self._hot += by * (entry.kind == ROW)
+        self._shrunk += by * (entry.kind == SHRUNK)
         self._in_bucket[entry.bucket] = self._in_bucket.get(entry.bucket, 0) + by
         if not self._in_bucket[entry.bucket]:
             del self._in_bucket[entry.bucket]
@@ -305,13 +311,14 @@ _decode = msgspec.msgpack.Decoder(Entry).decode
 
 def feed_changes(feeds: Feeds) -> list[bytes]:
     """Change records of the feeds that moved."""
-    if not feeds.changed:
+    if not (feeds.changed or feeds.turned):
         return []
     changes = [_change(_CLOCK_FIELD, msgspec.msgpack.encode(feeds.clock))]
     for name in sorted(feeds.changed):
         feed = feeds.feeds.get(name)
         changes.append(_change(digest_of(name), b"" if feed is None else msgspec.msgpack.encode(feed)))
     feeds.changed.clear()
+    feeds.turned = False
     return changes
 
 

@@ -21,6 +21,7 @@ from models.matured import Matured
 from streams.batch import Record
 from streams.control import COMMAND, LearnerCommand, decoded
 from streams.dead_letters import DeadLetter
+from streams.feed_notices import NOTICE_FRAME, FeedNotice, read_notice
 from streams.headers import FRAME, header
 from streams.taken import BEFORE_ALL, OtherVersionError, superseded_by
 
@@ -44,6 +45,9 @@ class Learner(Protocol):
 
     def figures(self) -> Mapping[str, Any]:
         """What a person is shown, as JSON takes it."""
+
+    def label_feed(self, partition: str, stalled_since_ms: int | None) -> None:
+        """This partition of the join says that labels are stalled since then (wall clock); None: they flow again."""
 
     def freeze(self, name: str) -> None:
         """This learner learns no more and drops out of the blend."""
@@ -142,6 +146,9 @@ class MiniBatches:
     def _step(self, record: Record, done: Stepped) -> bool:
         """One mini-batch; False: it is of another version, and others were stepped before it in this call."""
         version = header(record, FRAME)
+        if version == NOTICE_FRAME:
+            self._hear(*read_notice(record))
+            return True
         if version not in (None, self.codec.version):
             if done.records:
                 return False
@@ -168,9 +175,22 @@ class MiniBatches:
             self.learner.step(batch)
         except ValueError as error:  # a mistake of ours, and no junk
             raise RuntimeError(f"outcomes could not be learnt: {error}") from error
-        if upstream not in self.seen:
-            self.superseded += superseded_by(upstream, self.seen)
-        self.seen[upstream] = Position(int(rows.upstream_offsets[-1]), int(rows.upstream_rows[-1]))
+        self._saw(upstream, Position(int(rows.upstream_offsets[-1]), int(rows.upstream_rows[-1])))
+
+    def _hear(self, upstream: str, notice: FeedNotice) -> None:
+        """What the join says of the label feed."""
+        if notice.position <= self.seen.get(upstream, BEFORE_ALL):
+            return
+        self._saw(upstream, notice.position)
+        self.learner.label_feed(_number(upstream), notice.since_ms if notice.stalled else None)
+
+    def _saw(self, upstream: str, last: Position) -> None:
+        if upstream not in self.seen and (gone := superseded_by(upstream, self.seen)):
+            self.superseded += gone
+            self.learner.label_feed(
+                _number(upstream), None
+            )  # what the topic before it said has no end otherwise
+        self.seen[upstream] = last
 
     def _obey(self, record: Record, states: Mapping[int, bytes]) -> None:
         place, command = header(record, COMMAND), decoded(record.value)
@@ -207,6 +227,11 @@ def restores(records: Iterable[Record]) -> list[int]:
         for command in commands
         if isinstance(command, LearnerCommand) and command.snapshot is not None
     ]
+
+
+def _number(upstream: str) -> str:
+    """The partition of hop-join, without the topic's identity."""
+    return upstream.rpartition("/")[2]
 
 
 def _text(version: bytes | None) -> str:

@@ -35,9 +35,6 @@ FORMAT = 2
 PARTS = "parts"
 """Header: the names of the parts of the scores, a JSON list, in the order of the columns."""
 
-STALLED = "labels_stalled"
-"""Header that is there (as `1`) while the label feed is silent: nothing times out then."""
-
 _INTEGERS = 5  # event time, known, number of the name, upstream offset, upstream row
 _FLOATS = 4  # code, replaced code, threshold, propensity
 _NUMBERS = {name: number for number, name in enumerate(NAMES)}
@@ -94,9 +91,7 @@ class OutcomeCodec:
         self._no_features = np.full(self._features, np.nan).tobytes()
         self.version = f"outcomes-{FORMAT}-{features.hash}-{self._classes}".encode()
 
-    def messages(
-        self, outcomes: Sequence[Outcome], topic: str, upstream: str, *, stalled: bool
-    ) -> list[Outgoing]:
+    def messages(self, outcomes: Sequence[Outcome], topic: str, upstream: str) -> list[Outgoing]:
         """The outcomes of a batch as records for partition 0 of `topic`, in order."""
         if not outcomes:
             return []
@@ -106,7 +101,6 @@ class OutcomeCodec:
             (FRAME, self.version),
             (PARTS, json.dumps(parts).encode()),
             (PIPELINE_VERSION, self._pipeline.version.encode()),
-            *([(STALLED, b"1")] if stalled else []),
         ]
         return [Outgoing(topic, 0, None, value, headers) for value in self.encode(outcomes, parts)]
 

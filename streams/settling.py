@@ -22,7 +22,7 @@ pipeline has for that, or expired.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -42,6 +42,7 @@ from models.outcomes import (
     SILENT,
     UNKNOWN,
 )
+from streams.feed_notices import FeedNotice
 from streams.feeds import Feeds
 from streams.join_frames import LABEL_ROW, NO_MARK
 from streams.labels import BLOCKED
@@ -82,21 +83,26 @@ class DeadLabel:
 class Settling:
     """One batch of records on their way through the ledger, and what they led to.
 
-    `features` is the hash of the pipeline's features: what was served under others cannot be learnt, as it would be taken
-    for these. `find` gives what was served at positions that the ledger has let go, as far as it is known. None: what was let go is
-    lost at once, also within a batch, or outcomes would depend on how batches are cut.
+    `notices` stand with the number of outcomes before each. `features` is the hash of the pipeline's features: what was
+    served under others cannot be learnt, as it would be taken for these. `older` is what was served at positions that the ledger has let go, as far as `asked` wants it. None: what was
+    let go is lost at once, also within a batch, or outcomes would depend on how batches are cut.
+
+    Of each record `begin`, what it brought, `pass_time`, and `end`: between the last two, who drives this adds to `older`
+    what `pass_time` asks for.
     """
 
     label: Label
     features: str
     ledger: Ledger
     feeds: Feeds
-    find: Callable[[Sequence[Position]], Mapping[Position, bytes]] | None
+    older: dict[Position, bytes] | None
     outcomes: list[Outcome] = field(default_factory=list)
     label_rows: list[LabelRow] = field(default_factory=list)
     let_go: dict[Position, bytes] = field(default_factory=dict)
     dead: list[DeadLabel] = field(default_factory=list)
-    _found: Mapping[Position, bytes] = field(default_factory=dict)
+    notices: list[tuple[int, FeedNotice]] = field(default_factory=list)
+    _due: Mapping[bytes, Entry] = field(default_factory=dict)
+    _most: int = PASS_ROWS
     _offset: int = 0
     _row: int = 0
 
@@ -104,20 +110,42 @@ class Settling:
         """The record of this offset is next."""
         self._offset, self._row = offset, 0
 
-    def end(self, rows: int) -> None:
-        """It has ended, it had so many rows: time passes."""
+    def asked(self, event_ids: Iterable[str]) -> list[Position]:
+        """What labels of these events ask for, and is not in hand."""
+        if self.older is None or not self.ledger.shrunk:
+            return []
+        entries = (self.ledger.get(digest_of(event_id)) for event_id in event_ids)
+        return self._missing(entry for entry in entries if entry is not None)
+
+    def pass_time(self, rows: int) -> list[Position]:
+        """All of the record was taken, it had so many rows: time passes. What is asked for by what times out now."""
         self.feeds.advance()
-        clock, most = self.feeds.clock, max(rows, PASS_ROWS)
+        clock, self._most = self.feeds.clock, max(rows, PASS_ROWS)
         # Where nothing can be read back, what was served stays as long as there is room for it.
-        old_us = NO_MARK if self.find is None else clock.now_us
-        for digest, entry in self.ledger.shrinking(old_us, most):
+        old_us = NO_MARK if self.older is None else clock.now_us
+        for digest, entry in self.ledger.shrinking(old_us, self._most):
             self._shrink(digest, entry)
+        self._due = {} if clock.stalled else dict(self.ledger.timing_out(clock.due_us, self._most))
+        return self._missing(entry for entry in self._due.values() if entry.label is None)
+
+    def end(self) -> None:
+        """The record has ended."""
+        for digest, entry in self._due.items():
+            self._time_out(digest, entry)
+        clock = self.feeds.clock
         if not clock.stalled:
-            self._time_out_all(dict(self.ledger.timing_out(clock.due_us, most)))
-            for digest, _ in self.ledger.forgotten(clock.due_us, most):
+            for digest, _ in self.ledger.forgotten(clock.due_us, self._most):
                 self.ledger.remove(digest)
         for digest, entry in self.ledger.too_many():
             self._give_up(digest, entry)
+        if self.feeds.turn(all_settled=len(self._due) < self._most):
+            self._notice()
+
+    def _missing(self, entries: Iterable[Entry]) -> list[Position]:
+        if self.older is None:
+            return []
+        places = {Position(entry.offset, entry.row) for entry in entries if entry.kind == SHRUNK}
+        return sorted(places - self.let_go.keys() - self.older.keys())
 
     # ---- what was served
 
@@ -205,13 +233,6 @@ class Settling:
         entry.kind, entry.served = SHRUNK, b""
         self.ledger.put(digest, entry)
 
-    def _time_out_all(self, due: Mapping[bytes, Entry]) -> None:
-        shrunk = [entry for entry in due.values() if entry.kind == SHRUNK and entry.label is None]
-        if shrunk and self.find:  # the archive is asked once
-            self._found = self.find([Position(entry.offset, entry.row) for entry in shrunk])
-        for digest, entry in due.items():
-            self._time_out(digest, entry)
-
     def _time_out(self, digest: bytes, entry: Entry) -> None:
         if entry.kind == WAITING:
             self._nobody_came(digest, entry)
@@ -259,9 +280,7 @@ class Settling:
         return row if row is not None and row.features == self.features else None
 
     def _archived(self, position: Position) -> bytes | None:
-        if self.find is None:
-            return None
-        return self.let_go.get(position) or self._found.get(position) or self.find([position]).get(position)
+        return None if self.older is None else self.let_go.get(position) or self.older.get(position)
 
     def _label_rows(self, served: ServedRow, before: Told | None, told: Told) -> None:
         values = _values(told)
@@ -272,6 +291,12 @@ class Settling:
                 places = (self._offset, self._row)
                 row = LabelRow(entity, key, told.known_us, values, replaced_us, replaced, *places)
                 self.label_rows.append(row)
+
+    def _notice(self) -> None:
+        clock = self.feeds.clock
+        said = FeedNotice(clock.held_up, clock.label_wall_ms, clock.wall_ms, self._offset, self._row)
+        self.notices.append((len(self.outcomes), said))
+        self._row += 1
 
     def _emit(
         self,

@@ -23,6 +23,7 @@ from models.snapshot import Unsealed
 from streams.batch import Record
 from streams.control import COMMAND, LearnerCommand, encoded
 from streams.dead_letters import DeadLetterWriter
+from streams.feed_notices import FeedNotice, notice_message
 from streams.headers import FRAME, UPSTREAM, header
 from streams.learner import LearnStage, Sealing
 from streams.metrics import Metrics
@@ -55,6 +56,9 @@ class ChainedLearner:
 
     def figures(self) -> Mapping[str, Any]:
         return {"steps": self.steps}
+
+    def label_feed(self, partition: str, stalled_since_ms: int | None) -> None:
+        self._link("labels", partition, stalled_since_ms)
 
     def freeze(self, name: str) -> None:
         self._link("freeze", name)
@@ -142,6 +146,13 @@ def outcome(offset: int, rows: Sequence[tuple[int, int]], upstream: str = UP) ->
     """A record at `offset` with rows of these upstream positions; a row's id and code follow from its position."""
     value = json.dumps([[at, row, f"e{at}-{row}", float((at + row) % 2)] for at, row in rows]).encode()
     return StoredRecord(offset, 0, None, value, [(FRAME, VERSION), (UPSTREAM, upstream.encode())])
+
+
+def notice(offset: int, place: tuple[int, int], since_ms: int | None, upstream: str = UP) -> StoredRecord:
+    """What the join says of the label feed, at this upstream position."""
+    said = FeedNotice(since_ms is not None, since_ms or 0, 0, *place)
+    sent = notice_message(said, "shop.outcomes", upstream)
+    return StoredRecord(offset, 0, None, sent.value, sent.headers)
 
 
 def command(

@@ -51,13 +51,14 @@ class Oracle:
         self.archived, self.pass_rows = archived, pass_rows
         self.rows: dict[str, Row] = {}
         self.outcomes: list[Found] = []
+        self.notices: list[tuple[bool, int, int, int]] = []  # stalled, since, and the position
         self.label_rows: dict[str, list[tuple[Any, ...]]] = {"customer": [], "shop": []}
         self.dead: list[str] = []
         self.last: dict[str, int] = {}
         self.marks: dict[str, tuple[str, int, bool]] = {}
         self.now_us = self.due_us = self.newest_label_us = NEVER
         self.wall_ms = self.label_wall_ms = self.back_ms = 0
-        self.stalled = False
+        self.stalled = self.held_up = False
         self.offset = self.place = 0
 
     def take(self, offset: int, written: Written) -> None:
@@ -204,9 +205,11 @@ class Oracle:
             row.hot = False
         while len(hot := [row for row in self.rows.values() if _is_hot(row)]) > self.horizons.most_rows:
             min(hot, key=_age).hot = False
+        timed_out = 0
         if not self.stalled:
             for row in self._due(lambda row: not row.settled, self.due_us - horizon_us)[:most]:
                 self._time_out(row)
+                timed_out += 1
             for row in self._due(lambda row: row.settled, self.due_us - 2 * horizon_us)[:most]:
                 del self.rows[row.event_id]
         while len(self.rows) > SMALL_TIMES * self.horizons.most_rows:
@@ -217,6 +220,11 @@ class Oracle:
                 self._unknown(row)
             elif not row.settled and row.label is None:
                 self._emit("expired", "", row.time_us, row.time_us + horizon_us)
+        held_up = self.stalled or (self.held_up and timed_out == most)
+        if held_up != self.held_up:
+            self.held_up = held_up
+            self.notices.append((held_up, self.label_wall_ms, self.offset, self.place))
+            self.place += 1
 
     def _time_out(self, row: Row) -> None:
         if row.event is None:

@@ -16,6 +16,7 @@ from features.decode import Decoder
 from features.store import PartitionId, Position, StateStore
 from models.pipeline import Pipeline
 from streams import flags
+from streams.feed_notices import NOTICE_FRAME, read_notice
 from streams.frames import Frame
 from streams.headers import FRAME, UPSTREAM
 from streams.join_assembly import JoinGround, join_batches, join_stage
@@ -253,6 +254,8 @@ def outcomes_in(pipeline: Pipeline, log: Log) -> list[Found]:
     seen: dict[str, Position] = {}
     found: list[Found] = []
     for record in log.records[f"{pipeline.name}.outcomes", 0]:
+        if record.header(FRAME) == NOTICE_FRAME:
+            continue
         _, frame = codec.read(record)
         matured, after = take_outcomes(codec, record, seen)
         fresh = len(frame) - len(matured)
@@ -271,6 +274,14 @@ def outcomes_in(pipeline: Pipeline, log: Log) -> list[Found]:
         ]
         seen = after
     return found
+
+
+def notices_in(pipeline: Pipeline, log: Log) -> list[tuple[bool, int, int, int]]:
+    """What was said of the label feed, in the order of positions, each once: stalled, since, and the position."""
+    records = log.records[f"{pipeline.name}.outcomes", 0]
+    said = [read_notice(record)[1] for record in records if record.header(FRAME) == NOTICE_FRAME]
+    found = {(one.offset, one.row, one.stalled, one.since_ms) for one in said}
+    return [(stalled, since_ms, offset, row) for offset, row, stalled, since_ms in sorted(found)]
 
 
 def label_rows_in(pipeline: Pipeline, log: Log) -> dict[str, list[tuple[Any, ...]]]:

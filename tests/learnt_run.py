@@ -25,6 +25,7 @@ from features.store import PartitionId, Position, Refused
 from models.learning import Learning
 from models.snapshot import signing_key, unseal
 from offline.prediction_archive import PredictionArchive
+from streams.feed_notices import NOTICE_FRAME
 from streams.join_assembly import JoinGround, join_batches, join_stage
 from streams.join_frames import IDLE_FRAME, LABEL_ROW, ReportCodec, read_idle
 from streams.label_frames import LabelFrameCodec
@@ -148,6 +149,8 @@ class Learnt:
         found: dict[str, dict[Position, Found]] = {}
         copies = 0
         for record in self.run.log.topic(self.run.topics.learning.outcomes.name):
+            if record.header("frame") == NOTICE_FRAME:
+                continue
             upstream, frame = codec.read(record)
             rows = found.setdefault(upstream, {})
             for at in range(len(frame)):
@@ -180,6 +183,8 @@ class Learnt:
         codec = OutcomeCodec(self.run.pipeline)
         found: dict[tuple[str, Position], tuple[Any, ...]] = {}
         for record in log.topic(self.run.topics.learning.outcomes.name):
+            if record.header("frame") == NOTICE_FRAME:
+                continue
             upstream, frame = codec.read(record)
             for at in range(len(frame)):
                 position = Position(int(frame.upstream_offsets[at]), int(frame.upstream_rows[at]))

@@ -23,6 +23,7 @@ from tests.join_world import (
     MINUTE,
     JoinTopic,
     label_rows_in,
+    notices_in,
     outcomes_in,
     partition_of_join,
     random_topic,
@@ -110,6 +111,7 @@ async def _begin(stage, memory, topic, source):
 
 def assert_as_expected(topic: JoinTopic, oracle: Oracle) -> None:
     assert outcomes_in(topic.pipeline, topic.log) == oracle.outcomes
+    assert notices_in(topic.pipeline, topic.log) == oracle.notices
     assert label_rows_in(topic.pipeline, topic.log) == oracle.label_rows
 
 

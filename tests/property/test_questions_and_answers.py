@@ -27,6 +27,8 @@ from offline.in_process import InProcess
 from offline.one_order import Sent, merged
 from offline.topic_lists import ListedRecord
 from offline.train import labelled_features
+from streams.feed_notices import NOTICE_FRAME
+from streams.headers import FRAME, header
 from streams.outcomes import OutcomeCodec
 
 START = 1_700_000_000
@@ -138,7 +140,7 @@ class Told:
             if topic == "predictions":
                 assert record.value is not None
                 self.order.append(("asked", json.loads(record.value)))
-            else:
+            elif header(record, FRAME) != NOTICE_FRAME:
                 matured = OutcomeCodec(self.pipeline).read(record)[1].matured
                 assert set(matured.kinds) <= LEARNT
                 self.order += [("answered", event_id) for event_id in matured.event_ids]

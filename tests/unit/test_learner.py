@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Coroutine
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -17,6 +17,7 @@ from features.store import Refused
 from models.snapshot import seal, unseal
 from streams.headers import FRAME, UPSTREAM
 from streams.learner import LearnStage, Sealing
+from streams.mini_batches import MiniBatches
 from streams.taken import OtherVersionError
 from streams.topic_log import StoredRecord
 from tests.chained_learner import (
@@ -25,9 +26,11 @@ from tests.chained_learner import (
     VERSION,
     ChainedLearner,
     ChainedMaker,
+    RowsCodec,
     Sent,
     command,
     learnt,
+    notice,
     outcome,
     stage,
 )
@@ -369,6 +372,42 @@ def test_commands_take_effect_at_their_place_and_once_for_each_record_of_control
 
     state, expected = run(body())
     assert state == expected
+
+
+@dataclass
+class Listening(ChainedLearner):
+    """Keeps what it is told of the label feed."""
+
+    told: list[tuple[str, int | None]] = field(default_factory=list)
+
+    def label_feed(self, partition: str, stalled_since_ms: int | None) -> None:
+        self.told.append((partition, stalled_since_ms))
+
+
+def told(*records: StoredRecord) -> list[tuple[str, int | None]]:
+    """What a learner hears of the label feed from these records."""
+    learner = Listening()
+    batches = MiniBatches(learner, RowsCodec(), -1, {})
+    assert batches.step_all(records, {}, lambda: 0.0, 1.0).junk is None
+    return learner.told
+
+
+def test_what_the_join_says_of_labels_is_heard_once_at_its_place_among_the_outcomes():
+    before, after = outcome(0, [(1, 0)]), outcome(3, [(4, 0)])
+    begun, ended = notice(1, (2, 0), 5_000), notice(4, (4, 1), None)
+    copies = [notice(5, (2, 0), 5_000), outcome(6, [(4, 0)]), notice(7, (4, 1), None)]
+    assert told(before, begun, after, ended, *copies) == [("0", 5_000), ("0", None)]
+
+
+def test_what_a_topic_said_that_was_made_anew_since_is_over():
+    anew = "shop.hop-join@cluster/another/0"
+    assert told(notice(0, (2, 0), 5_000), outcome(1, [(0, 0)], upstream=anew)) == [("0", 5_000), ("0", None)]
+
+
+def test_a_notice_that_is_none_is_a_dead_letter():
+    junk = replace(notice(0, (2, 0), 5_000), value=b"{")
+    done = MiniBatches(Listening(), RowsCodec(), -1, {}).step_all([junk], {}, lambda: 0.0, 1.0)
+    assert done.junk is not None
 
 
 def test_a_learner_is_set_back_to_an_older_snapshot_also_when_it_starts_again_in_between():

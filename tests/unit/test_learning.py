@@ -43,6 +43,45 @@ def weights(learning):
     return unpack_state(learning.scoring())["weights"]
 
 
+# ---- a label feed that is stalled
+
+
+def test_while_the_label_feed_is_stalled_weights_and_calibrator_stand_still_and_catch_up_afterwards(caplog):
+    def after(*stalls: int | None) -> Learning:
+        learning = Learning(pipeline(online=[RateSpec()], blend=AT_ONCE))
+        fed(learning, 5, says=0.9)
+        for since_ms in stalls:
+            learning.label_feed("0", since_ms)
+        return learning
+
+    frozen, free = after(1_700_000_000_000), after()
+    before = weights(frozen)
+    assert frozen.figures()["frozen"] == "label feed stalled since 2023-11-14T22:13:20Z"
+    for learning in (frozen, free):
+        fed(learning, 5, seed=2, says=0.9)
+    assert weights(frozen) == before != weights(free)
+    assert row(frozen)["learnt"] == row(free)["learnt"] == 1_000  # what did come is true, and learnt
+    assert frozen.figures()["maturity"]["held"] > free.figures()["maturity"]["held"]
+    frozen.label_feed("0", None)
+    assert frozen.figures()["frozen"] is None
+    for learning in (frozen, free):
+        fed(learning, 1, seed=3, says=0.9)
+    assert weights(frozen) != before
+    assert frozen.figures()["maturity"]["held"] == free.figures()["maturity"]["held"]
+    said = [record.message for record in caplog.records if "learning" in record.message]
+    assert len(said) == 2
+
+
+def test_a_frozen_learner_is_restored_frozen():
+    learning = Learning(pipeline(online=[RateSpec()]))
+    learning.label_feed("3", 1_700_000_000_000)
+    restored = Learning.restore(learning._pipeline, made_here(learning.state()))
+    assert restored.figures() == learning.figures()
+    assert restored.state() == learning.state()
+    restored.label_feed("3", None)
+    assert restored.figures()["frozen"] is None
+
+
 # ---- what is learnt, and in which order
 
 

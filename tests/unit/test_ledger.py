@@ -18,7 +18,7 @@ from features.memory_store import MemoryStore
 from features.store import Refused
 from models.matured import Matured
 from models.pipeline import Pipeline
-from streams import flags
+from streams import flags, settling
 from streams.feeds import Feeds
 from streams.headers import FRAME, UPSTREAM
 from streams.join_frames import ACTIONS, LABELS, Idle
@@ -36,6 +36,7 @@ from tests.join_world import (
     JoinTopic,
     Report,
     log_of,
+    notices_in,
     outcomes_in,
     partition_of_join,
     returns,
@@ -271,6 +272,28 @@ def test_while_the_label_feed_is_silent_nothing_times_out_and_the_gauge_says_so(
     topic.idle("labels/9", Idle(LABELS, at(200), wall_ms=71_100, idle=True, last_ms=61_002))
     topic.log.records["orders.outcomes", 0].clear()
     assert ("silent", "a") in kinds(topic)
+
+
+def test_the_learner_is_told_of_a_stall_and_of_its_end_only_when_what_was_held_up_is_settled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(settling, "PASS_ROWS", 2)
+    topic = topic_of()
+    topic.served("hop/0", [Event(f"e{number}", at(number)) for number in range(5)])
+    alive(topic, 0)
+    topic.idle("labels/9", Idle(LABELS, -(2**62), wall_ms=1_000 + 60_001, idle=True))
+    stalled_at = len(topic.records) - 1
+    topic.served("hop/9", [Event("b", at(200))])
+    topic.reports(LABELS, "labels/9", [Report("b", at(200))], wall_ms=61_002)
+    for wall_ms in (71_100, 71_200, 71_300, 71_400):
+        topic.idle("labels/9", Idle(LABELS, at(200), wall_ms=wall_ms, idle=True, last_ms=61_002))
+    run(topic)
+    begun, ended = notices_in(PIPELINE, topic.log)
+    assert begun == (True, 1_000, stalled_at, 0)
+    silent = [one for one in outcomes_in(PIPELINE, topic.log) if one.kind == "silent"]
+    assert [one.event_id for one in silent] == [f"e{number}" for number in range(5)]
+    # Six fall due with the event that has a null label: three records have two, and the one after them finds none.
+    assert ended == (False, 61_002, silent[-1].offset + 1, 0)
 
 
 def test_until_every_expected_feed_was_heard_of_nothing_times_out() -> None:

@@ -33,7 +33,8 @@ def judged(hashes, times_us, delays_us, codes=None):
 
 
 def taken(maturity, rows, now_us=None):
-    return maturity.take(rows, int(rows.known_us.max()) if now_us is None else now_us)
+    maturity.hold(rows, int(rows.known_us.max()) if now_us is None else now_us)
+    return maturity.release()
 
 
 # ---- the world in which a naive blend is fooled

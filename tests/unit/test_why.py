@@ -95,7 +95,7 @@ def log(*outcomes: Outcome) -> Log:
     records = [
         StoredRecord(offset, 0, None, message.value, message.headers)
         for offset, one in enumerate(outcomes)
-        for message in OutcomeCodec(SHOP).messages([one], "shop.outcomes", "shop.hop-join@x/0", stalled=False)
+        for message in OutcomeCodec(SHOP).messages([one], "shop.outcomes", "shop.hop-join@x/0")
     ]
     return Log({place: predictions, (TOPICS.learning.outcomes.name, 0): records})
 
