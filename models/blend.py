@@ -129,14 +129,14 @@ class FixedShare:
                 self._update_row(awake, [loss for loss in row if loss == loss], weight)  # noqa: PLR0124  # NaN
 
     def _update_row(self, awake: Sequence[str], losses: Sequence[float], importance: float) -> None:
-        held = sum(self.weights[name] for name in awake)
-        best, rate = min(losses), self._spec.rate * importance
-        for name, loss in zip(awake, losses, strict=True):
-            self.weights[name] *= math.exp(-rate * (loss - best))
-        self._scale(awake, held)
-        share, equal = self._spec.share, held / len(awake)
-        for name in awake:
-            self.weights[name] = (1 - share) * self.weights[name] + share * equal
+        weights, best, rate = self.weights, min(losses), self._spec.rate * importance
+        before = [weights[name] for name in awake]
+        after = [held * math.exp(-rate * (loss - best)) for held, loss in zip(before, losses, strict=True)]
+        total, left, share = sum(before), sum(after), self._spec.share
+        equal = total / len(awake)
+        for name, weight in zip(awake, after, strict=True):
+            kept = weight * total / left if left > 0 else equal
+            weights[name] = (1 - share) * kept + share * equal
         self._keep_floor()
 
     def _keep_floor(self) -> None:

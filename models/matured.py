@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -46,7 +47,7 @@ class Matured:
     def __len__(self) -> int:
         return len(self.event_ids)
 
-    @property
+    @cached_property
     def learnt(self) -> Chosen:
         """bool[n]: the outcome is one that is learnt, and has a label."""
         kinds = np.fromiter((kind in LEARNT for kind in self.kinds), np.bool_, len(self))
