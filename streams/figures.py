@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from streams.learner import LearnMemory
@@ -17,6 +17,7 @@ from streams.surroundings import Surroundings
 from streams.worker import Worker
 
 Values = list[tuple[tuple[str, ...], float]]
+Figures = Mapping[str, Any]
 
 
 def figures(worker: Worker, pressure: Pressure, surroundings: Surroundings) -> list[Now]:
@@ -117,6 +118,15 @@ def learner_figures(memories: Callable[[], Iterable[Any]], clock: Callable[[], f
     def of_learner(read: Callable[[LearnMemory], float]) -> Callable[[], Values]:
         return lambda: [((), read(memory)) for memory in memories() if isinstance(memory, LearnMemory)]
 
+    def of_figures(read: Callable[[Figures], Values]) -> Callable[[], Values]:
+        """Of what the newest snapshot says of itself."""
+        return lambda: [
+            value
+            for memory in memories()
+            if isinstance(memory, LearnMemory)
+            for value in read(json.loads(memory.figures))
+        ]
+
     return [
         Now(
             "driftwood_snapshot_version",
@@ -146,45 +156,72 @@ def learner_figures(memories: Callable[[], Iterable[Any]], clock: Callable[[], f
             "driftwood_model_figure",
             "How good a model is: what `driftwood models` shows, over the last outcomes (rolling) and all (total).",
             ("model", "period", "figure"),
-            lambda: [
-                one for memory in memories() if isinstance(memory, LearnMemory) for one in _quality(memory)
-            ],
+            of_figures(_quality),
         ),
         Now(
             "driftwood_model_weight",
             "A model's weight in the blend, 0 to 1.",
             ("model",),
-            lambda: [
-                one for memory in memories() if isinstance(memory, LearnMemory) for one in _weights(memory)
-            ],
+            of_figures(_weights),
         ),
         Now(
             "driftwood_label_delay_seconds",
             "From an event to when its label became known, of the last labels.",
             ("quantile",),
-            lambda: [
-                one for memory in memories() if isinstance(memory, LearnMemory) for one in _delays(memory)
-            ],
+            of_figures(_delays),
+        ),
+        Now(
+            "driftwood_labels_an_hour",
+            "Labels by the hour in which they became known: the newest full one (now), and the mean of a week (usual).",
+            ("period",),
+            of_figures(lambda figures: _by_name(figures, "labels_per_hour")),
+        ),
+        Now(
+            "driftwood_label_class_share",
+            "Share of a class in these labels; of a binary label the positives.",
+            ("class", "period"),
+            of_figures(_class_shares),
+        ),
+        Now(
+            "driftwood_label_unknown_share",
+            "Share of these labels for which there was no event.",
+            ("period",),
+            of_figures(lambda figures: _by_name(figures, "unknown_share")),
+        ),
+        Now(
+            "driftwood_learning_frozen",
+            "1 while the label feed is stalled, or what it held up is not settled: weights and calibrator stand still.",
+            (),
+            of_figures(lambda figures: [((), float(figures.get("frozen") is not None))]),
         ),
     ]
 
 
-def _quality(memory: LearnMemory) -> Values:
+def _quality(figures: Figures) -> Values:
     return [
         ((name, period, figure), value)
-        for name, row in json.loads(memory.figures).get("models", {}).items()
+        for name, row in figures.get("models", {}).items()
         for period in ("rolling", "total")
         for figure, value in row[period].items()
     ]
 
 
-def _weights(memory: LearnMemory) -> Values:
-    models = json.loads(memory.figures).get("models", {})
+def _weights(figures: Figures) -> Values:
+    models = figures.get("models", {})
     return [((name,), row["weight"]) for name, row in models.items() if row["weight"] is not None]
 
 
-def _delays(memory: LearnMemory) -> Values:
-    return [((name,), value) for name, value in json.loads(memory.figures).get("label_delay_s", {}).items()]
+def _delays(figures: Figures) -> Values:
+    return [((name,), value) for name, value in figures.get("label_delay_s", {}).items()]
+
+
+def _by_name(figures: Figures, figure: str) -> Values:
+    return [((name,), value) for name, value in figures.get("label_feed", {}).get(figure, {}).items()]
+
+
+def _class_shares(figures: Figures) -> Values:
+    shares = figures.get("label_feed", {}).get("class_share", {})
+    return [((name, period), value) for name, row in shares.items() for period, value in row.items()]
 
 
 def _of_snapshots(serving: Serving, read: Callable[[SnapshotWatch], float]) -> Values:

@@ -162,7 +162,8 @@ class LearnStage:
             )
         learner = await self._learner(partition.pipeline, loaded.applied)
         batches = MiniBatches(learner, self.codec, loaded.applied, dict(loaded.seen))
-        return LearnMemory(partition, loaded.epoch, loaded.applied, batches)
+        figures = json.dumps(await self._in_thread(learner.figures)).encode()
+        return LearnMemory(partition, loaded.epoch, loaded.applied, batches, figures=figures)
 
     async def process(self, memory: LearnMemory, records: Sequence[Record]) -> int | Refused:
         """One batch without overlap; returns its last record, or why it had no effect."""

@@ -189,7 +189,7 @@ class Metrics:
         )
         self.labels_stalled = prometheus_client.Gauge(
             "driftwood_labels_stalled",
-            "1 while the label feed is silent: nothing times out then.",
+            "1 while the label feed is silent for this partition of hop-join: nothing times out then.",
             ("partition",),
             registry=registry,
         )

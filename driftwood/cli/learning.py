@@ -49,12 +49,16 @@ def models(
     as_json: AsJson = False,
 ) -> None:
     """Show how good each model and the blend were on the labels that came, measured before anybody learnt from them."""
+    from driftwood.feed_view import feed_lines
+
     values, declared = loaded(settings, overrides), named(pipeline)
     figures = asyncio.run(_figures(declared, values))
     if as_json:
         output.data(figures)
         return
     output.line(_summary(figures))
+    for line in feed_lines(figures):
+        output.line(line)
     names = SHOWN[declared.label.kind]
     period = "total" if total else "rolling"
     headings = ["model", "weight", "labels", *(name.replace("_", " ") for name in names), ""]
@@ -84,13 +88,8 @@ async def _figures(pipeline: Pipeline, settings: Settings) -> dict[str, Any]:
 
 def _summary(figures: Mapping[str, Any]) -> str:
     outcomes = ", ".join(f"{count:,} {name}" for name, count in figures["outcomes"].items())
-    delay = figures["label_delay_s"]
     age = f", {figures['snapshot_age_s']:,.1f} s old" if "snapshot_age_s" in figures else ""
-    waited = "; ".join(f"{name} {_duration(seconds)}" for name, seconds in delay.items())
-    return (
-        f"{figures['pipeline']}: snapshot {figures['snapshot']}{age}. Outcomes: {outcomes or 'none'}. "
-        f"Labels came after {waited or 'no time that is known'}."
-    )
+    return f"{figures['pipeline']}: snapshot {figures['snapshot']}{age}. Outcomes: {outcomes or 'none'}."
 
 
 def _rows(models: Mapping[str, Any], period: str, names: tuple[str, ...]) -> Iterator[list[str]]:
@@ -100,13 +99,6 @@ def _rows(models: Mapping[str, Any], period: str, names: tuple[str, ...]) -> Ite
         shown = [f"{figures[figure]:.4f}" if figure in figures else "" for figure in names]
         frozen = f"frozen: {row['frozen']}" if row["frozen"] else ""
         yield [name, weight, f"{figures['rows']:,.0f}", *shown, frozen]
-
-
-def _duration(seconds: float) -> str:
-    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.1f} s"
 
 
 def why(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,9 +17,10 @@ from features.snapshot_store import Snapshot
 from features.store import PartitionId
 from models.learning import Learning
 from models.loading import load_pipeline
+from models.outcomes import MATCHED, UNKNOWN
 from streams.figures import learner_figures
 from streams.learner import LearnMemory
-from tests.served_outcomes import matured
+from tests.served_outcomes import HOUR_US, NAN, matured
 
 FILE = """
 import msgspec
@@ -76,6 +78,14 @@ def publish(url: str, figures: bytes) -> None:
     asyncio.run(run())
 
 
+def told_to_prometheus(figures: Mapping[str, Any]) -> dict[str, dict[tuple[str, ...], float]]:
+    """The gauges of what a snapshot says of itself."""
+    memory = LearnMemory(None, 0, 0, None, figures=json.dumps(figures).encode())  # type: ignore[arg-type]
+    gauges = {now.name: now for now in learner_figures(lambda: [memory], lambda: 0.0)}
+    names = ("driftwood_model", "driftwood_label", "driftwood_learning")
+    return {name: dict(now.read()) for name, now in gauges.items() if name.startswith(names)}
+
+
 def test_before_anything_was_learnt_it_says_what_is_missing(called: Call) -> None:
     code, out, err = called()
     assert (code, out) == (3, "")
@@ -107,9 +117,47 @@ def test_programs_read_the_same_as_json(called: Call, redis_url: str, tmp_path: 
 
 def test_prometheus_is_told_the_same(tmp_path: Path, called: Call) -> None:
     figures = learnt(tmp_path).figures()
-    memory = LearnMemory(None, 0, 0, None, figures=json.dumps(figures).encode())  # type: ignore[arg-type]
-    told = {now.name: dict(now.read()) for now in learner_figures(lambda: [memory], lambda: 0.0)[-3:]}
+    told = told_to_prometheus(figures)
     rolling = figures["models"]["lightgbm"]["rolling"]
     assert told["driftwood_model_figure"][("lightgbm", "rolling", "auc")] == rolling["auc"] == 1.0
     assert told["driftwood_model_weight"] == {("lightgbm",): 1.0, ("scaled_logistic",): 0.0}
     assert told["driftwood_label_delay_seconds"][("p50",)] == 3_600.0
+
+
+def hours_of_labels(path: Path) -> Learning:
+    """Three labels of one hour, one of the next one, and one of an unknown id; then no more."""
+    learning = learnt(path)
+    kinds = [MATCHED, MATCHED, MATCHED, UNKNOWN]
+    delays_us = [HOUR_US, HOUR_US, 2 * HOUR_US, HOUR_US]
+    learning.step(matured([1, 0, 0, NAN], [0.5] * 4, first=5, kinds=kinds, delays_us=delays_us))
+    learning.label_feed("0", 1_700_000_000_000)
+    return learning
+
+
+def test_it_shows_how_the_label_feed_does_and_that_learning_is_frozen(
+    called: Call, redis_url: str, tmp_path: Path
+) -> None:
+    publish(redis_url, json.dumps(hours_of_labels(tmp_path).figures()).encode())
+    _, out, _ = called()
+    lines = {line.split(":")[0]: line for line in out.splitlines()}
+    assert "5 in the newest full hour of their times (usually 5.0); p50 1.0 h" in lines["Labels"]
+    assert "came 50.0 % (usually 50.0 %); unknown ids 20.0 % (usually 20.0 %)" in lines["Labels"]
+    assert "label feed stalled since 2023-11-14T22:13:20Z" in lines["Learning is frozen"]
+    _, out, _ = called("--json")
+    said = json.loads(out)
+    assert said["frozen"] == "label feed stalled since 2023-11-14T22:13:20Z"
+    assert said["label_feed"] == {
+        "labels_per_hour": {"now": 5.0, "usual": 5.0},
+        "class_share": {"came": {"now": 0.5, "usual": 0.5}},
+        "unknown_share": {"now": 0.2, "usual": 0.2},
+        "stalled_since_ms": 1_700_000_000_000,
+    }
+
+
+def test_prometheus_is_told_how_the_label_feed_does(tmp_path: Path, called: Call) -> None:
+    told = told_to_prometheus(hours_of_labels(tmp_path).figures())
+    assert told["driftwood_labels_an_hour"] == {("now",): 5.0, ("usual",): 5.0}
+    assert told["driftwood_label_class_share"][("came", "now")] == 0.5
+    assert told["driftwood_label_unknown_share"][("usual",)] == 0.2
+    assert told["driftwood_learning_frozen"] == {(): 1.0}
+    assert told_to_prometheus(learnt(tmp_path).figures())["driftwood_learning_frozen"] == {(): 0.0}
