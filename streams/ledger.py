@@ -77,6 +77,13 @@ class Entry(msgspec.Struct, array_like=True, gc=False):
     served: bytes = b""  # of a ROW (streams/join_stage.py)
 
 
+class _Place(msgspec.Struct, array_like=True, gc=False):
+    """What an `Entry` begins with: a decoder of this much leaves the rest of a row alone."""
+
+    kind: int
+    bucket: int
+
+
 @dataclass(frozen=True)
 class Horizons:
     """How long rows live, in microseconds of event time, and how many there may be."""
@@ -181,16 +188,17 @@ class Ledger:
         packed = self.rows.get(digest)
         return None if packed is None else _decode(packed)
 
-    def put(self, digest: bytes, entry: Entry) -> None:
-        """A new row, or what became of one."""
-        before = self.get(digest)
-        # The encoder's bytes keep the room that it had set aside: some 200 bytes a row.
-        packed = bytes(memoryview(_encode(entry)))
-        self._count(before, digest, -1)
+    def put(self, digest: bytes, entry: Entry, packed: bytes | None = None) -> None:
+        """A new row, or what became of one. `packed` is the row as `packed_entry` gives it, where that is known."""
+        packed, before = packed or packed_entry(entry), None
+        known = self.rows.get(digest)
+        if known is not None:
+            before = _place_of(known)
+            self._count(before, len(known), -1)
+            if before.bucket != entry.bucket:
+                self._changed[before.bucket, digest] = b""
         self.rows[digest] = packed
-        self._count(entry, digest, 1)
-        if before is not None and before.bucket != entry.bucket:
-            self._changed[before.bucket, digest] = b""
+        self._count(entry, len(packed), 1)
         self._changed[entry.bucket, digest] = packed
         for name in _QUEUES[entry.kind]:
             if before is None or before.bucket != entry.bucket or name not in _QUEUES[before.kind]:
@@ -198,9 +206,9 @@ class Ledger:
 
     def remove(self, digest: bytes) -> None:
         """A row that is there goes."""
-        before = _decode(self.rows[digest])
-        self._count(before, digest, -1)
-        del self.rows[digest]
+        packed = self.rows.pop(digest)
+        before = _place_of(packed)
+        self._count(before, len(packed), -1)
         self._changed[before.bucket, digest] = b""
 
     # ---- what time does to it: each yields the oldest first, within a bucket by digest, and the caller changes the row
@@ -242,15 +250,13 @@ class Ledger:
                 most -= 1
                 yield digest, entry
 
-    def _count(self, entry: Entry | None, digest: bytes, by: int) -> None:
-        if entry is None:
-            return
-        self._bytes += by * len(self.rows[digest])
-        self._hot += by * (entry.kind == ROW)
-        self._shrunk += by * (entry.kind == SHRUNK)
-        self._in_bucket[entry.bucket] = self._in_bucket.get(entry.bucket, 0) + by
-        if not self._in_bucket[entry.bucket]:
-            del self._in_bucket[entry.bucket]
+    def _count(self, row: Entry | _Place, nbytes: int, by: int) -> None:
+        self._bytes += by * nbytes
+        self._hot += by * (row.kind == ROW)
+        self._shrunk += by * (row.kind == SHRUNK)
+        self._in_bucket[row.bucket] = left = self._in_bucket.get(row.bucket, 0) + by
+        if not left:
+            del self._in_bucket[row.bucket]
 
     # ---- to the store and back
 
@@ -285,7 +291,7 @@ class Ledger:
         for digest, payload in records(packed or b""):
             entry = _decode(payload)
             self.rows[digest] = payload
-            self._count(entry, digest, 1)
+            self._count(entry, len(payload), 1)
             for name in _QUEUES[entry.kind]:
                 self._queues[name].put(entry.bucket, digest)
 
@@ -307,6 +313,7 @@ _QUEUES = {WAITING: ("open",), ROW: ("hot", "open"), SHRUNK: ("open",), SETTLED:
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Entry).decode
+_place_of = msgspec.msgpack.Decoder(_Place).decode
 
 
 def feed_changes(feeds: Feeds) -> list[bytes]:
@@ -322,9 +329,15 @@ def feed_changes(feeds: Feeds) -> list[bytes]:
     return changes
 
 
-def fits(entry: Entry) -> bool:
-    """Whether the store has room for the row as it is."""
-    return len(_encode(entry)) <= MOST_PAYLOAD_BYTES
+def fits(packed: bytes) -> bool:
+    """Whether the store has room for the row."""
+    return len(packed) <= MOST_PAYLOAD_BYTES
+
+
+def packed_entry(entry: Entry) -> bytes:
+    """The row as it is kept, in memory and in the store."""
+    # The encoder's bytes keep the room that it had set aside: some 200 bytes a row.
+    return bytes(memoryview(_encode(entry)))
 
 
 def _change(name: bytes, payload: bytes) -> bytes:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 
@@ -40,8 +41,7 @@ _FLOATS = 4  # code, replaced code, threshold, propensity
 _NUMBERS = {name: number for number, name in enumerate(NAMES)}
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True, gc=False):
     """What became of one event, or of one label. `served` is None where that is not known."""
 
     event_id: str
@@ -185,14 +185,14 @@ class OutcomeCodec:
     def _scores(self, outcomes: Sequence[Outcome], parts: Sequence[str]) -> Floats:
         each = max(self._classes, 1)
         scores = np.full((len(outcomes), 1 + len(parts), each), np.nan)
-        places: dict[str, list[int]] = {}
+        by_names: dict[str, dict[int, bytes]] = {}  # nearly always one: rows are of one time
         for at, one in enumerate(outcomes):
-            if one.served is None:
-                continue
-            names = one.served.parts
-            if names not in places:
-                places[names] = [0, *(1 + parts.index(name) for name in _names(names))]
-            scores[at, places[names]] = np.frombuffer(one.served.scores, np.float64).reshape(-1, each)
+            if one.served is not None:
+                by_names.setdefault(one.served.parts, {})[at] = one.served.scores
+        for names, rows in by_names.items():
+            places = [0, *(1 + parts.index(name) for name in _names(names))]
+            found = np.frombuffer(b"".join(rows.values()), np.float64)
+            scores[np.ix_(list(rows), places)] = found.reshape(len(rows), len(places), each)
         return scores.reshape(len(outcomes), -1)
 
     def _width(self, parts: int) -> int:

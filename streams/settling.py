@@ -22,9 +22,11 @@ pipeline has for that, or expired.
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
 
 from features.label_rows import NO_TIME
@@ -46,7 +48,7 @@ from streams.feed_notices import FeedNotice
 from streams.feeds import Feeds
 from streams.join_frames import LABEL_ROW, NO_MARK
 from streams.labels import BLOCKED
-from streams.ledger import ROW, SETTLED, SHRUNK, WAITING, Entry, Ledger, Told, digest_of, fits
+from streams.ledger import ROW, SETTLED, SHRUNK, WAITING, Entry, Ledger, Told, digest_of, fits, packed_entry
 from streams.outcomes import Outcome
 from streams.served_rows import ServedRow, unpacked
 
@@ -57,8 +59,7 @@ PASS_ROWS = 1_000
 MOST_WAITING = 8
 
 
-@dataclass(frozen=True)
-class LabelRow:
+class LabelRow(msgspec.Struct, frozen=True, gc=False):
     """What a window over labels is told: `entity` is the place in `ServedRows.plans`, `values` are code and values."""
 
     entity: int
@@ -268,7 +269,11 @@ class Settling:
     # ---- rows
 
     def _put(self, digest: bytes, entry: Entry) -> None:
-        self.ledger.put(digest, entry) if fits(entry) else self._shrink(digest, entry)
+        packed = packed_entry(entry)
+        if fits(packed):
+            self.ledger.put(digest, entry, packed)
+        else:
+            self._shrink(digest, entry)
 
     def _settle(self, digest: bytes, entry: Entry) -> None:
         self.ledger.put(digest, Entry(SETTLED, entry.bucket, entry.time_us))
@@ -325,4 +330,4 @@ def _says_the_same(before: Told | None, told: Told) -> bool:
 
 
 def _values(told: Told) -> tuple[float, ...]:
-    return (told.code, *np.frombuffer(told.values, np.float64).tolist())
+    return (told.code, *struct.unpack(f"<{len(told.values) // 8}d", told.values))
