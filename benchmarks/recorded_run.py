@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, TopicPartition
 
+from features.errors import DeveloperError
 from features.inputs import entity_inputs
 from features.oracle import Oracle, Row
 from features.plan import EntityPlan, Floats, Ints
@@ -92,7 +93,15 @@ class _Served(msgspec.Struct):
 
 
 def check(run: Finished, told: Callable[[str], None] = lambda _: None) -> Verdict:
-    """Read everything, and compare; `told` hears what is being done."""
+    """Read everything, and compare; `told` hears what is being done.
+
+    Raises:
+        DeveloperError: the pipeline has windows over labels, and so label rows among its events, which nothing here reads.
+    """
+    if any(plan.label_inputs for plan in run.pipeline.feature_set.entities):
+        raise DeveloperError(
+            f"{run.pipeline.name} has windows over labels: only what events fill can be checked."
+        )
     return _Check(run, told).verdict
 
 

@@ -1,10 +1,10 @@
-"""A small pipeline with windows over labels at both of its entities, events and label rows for it, and brute force."""
+"""A small pipeline with windows over labels at both of its entities, events and label rows for it."""
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -13,13 +13,9 @@ import numpy as np
 
 from driftwood import Entity, Label, LightGBM, Pipeline, known_later
 from features.label_rows import NO_TIME, LabelRows
-from features.oracle import Label as LabelRow
-from features.oracle import Oracle, Row
-from features.plan import EntityPlan
-from streams.frames import FrameCodec
 from streams.label_frames import LabelFrameCodec
 from streams.producer import partition_of
-from tests.in_process import LogRecord, Road
+from tests.in_process import Road
 
 MINUTE = 60
 START = 1_700_000_000
@@ -129,61 +125,6 @@ class LabelSource:
         label_rows = LabelRows.of(keys, known, values, before, replaced)
         value = codec.encode(label_rows, positions[:, 0], positions[:, 1])
         self.road.log.append(*place, None, value, [("upstream", JOIN.encode()), ("frame", codec.version)])
-
-
-def expected_features(road: Road) -> dict[str, list[float]]:
-    """By event id its windows, told one by one to brute force in the order that the hop topics have recorded."""
-    found: dict[str, list[float]] = {}
-    for number, plan in enumerate(road.pipeline.feature_set.entities):
-        for partition in range(road.topics.hops[plan.entity].partitions):
-            place = (road.topics.hops[plan.entity].name, partition)
-            oracle = Oracle(plan)
-            for what in _in_recorded_order(road.log.records[place], road.pipeline, number):
-                if isinstance(what, tuple):
-                    oracle.know(*what)
-                    continue
-                key, times_us = what[plan.keys[0]], what["at"] * 1_000_000
-                inputs = [1.0 if one.value is None else what[one.value] for one in plan.inputs]
-                answer = oracle.answer(key, Row(times_us, inputs, []))
-                found.setdefault(what["flight_id"], []).extend(answer.features)
-    return found
-
-
-def _in_recorded_order(records: list[LogRecord], pipeline: Pipeline, number: int) -> Iterator[Any]:
-    """The events (as dictionaries) and label rows (key, row) of a hop partition, copies left out."""
-    plan = pipeline.feature_set.entities[number]
-    codecs = (FrameCodec(pipeline.feature_set, number), LabelFrameCodec(plan))
-    seen: dict[bytes, tuple[int, int]] = {}
-    for record in records:
-        upstream = record.header("upstream") or b""
-        of_labels = record.header("frame") == codecs[1].version
-        frame = codecs[of_labels].decode(record.value or b"")
-        lines = _label_lines(frame.rows, plan) if isinstance(frame.rows, LabelRows) else _event_lines(frame)
-        positions = zip(frame.upstream_offsets.tolist(), frame.upstream_rows.tolist(), strict=True)
-        for position, line in zip(positions, lines, strict=True):
-            if position > seen.get(upstream, (-1, -1)):
-                seen[upstream] = position
-                yield line
-
-
-def _label_lines(rows: LabelRows, plan: EntityPlan) -> Iterator[tuple[str, LabelRow]]:
-    for row, key in enumerate(rows.keys):
-        before = int(rows.replaced_known_us[row])
-        values, replaced = rows.values[row].tolist(), rows.replaced[row].tolist()
-        assert len(values) == len(plan.label_inputs)
-        yield key, LabelRow(int(rows.known_us[row]), values, None if before == NO_TIME else before, replaced)
-
-
-def _event_lines(frame: Any) -> Iterator[dict[str, Any]]:
-    rows = frame.rows
-    texts = {name: rows.text(name).to_pylist() for name in rows.layout.texts}
-    for row, name in enumerate(rows.event_ids.to_pylist()):
-        yield {
-            "flight_id": name,
-            "at": int(rows.times_us[row]) // 1_000_000,
-            "wind": float(rows.number("wind")[row]),
-            **{field_name: column[row] for field_name, column in texts.items()},
-        }
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """What the predictions should be, worked out from nothing but the raw events and the order that the hop topics recorded.
 
-Frames are opened for the order of their rows only. Which rows are copies and which ids repeats is decided by the
+Frames of events are opened for the order of their rows only; label rows are taken as they stand. Which rows are copies and which ids repeats is decided by the
 sentences of docs/topics.md and of the settings, one row after another. One thing is not in that order: which of two
 events of one id in different partitions was first. That is asked of the answers, and checked to be one of them.
 """
@@ -16,14 +16,16 @@ import numpy as np
 
 from features.decode import Decoder
 from features.inputs import entity_inputs
-from features.oracle import Oracle, Row
+from features.label_rows import NO_TIME, LabelRows
+from features.oracle import Label, Oracle, Row
 from features.plan import EntityPlan, Floats, Hashes, Ints
 from features.rows import entity_keys
-from features.state import EntityState
+from features.state import EntityBatch, EntityState
 from features.store import Position
 from models.pipeline import Pipeline
 from streams.entity_batch import stage_plans
-from streams.frames import FrameCodec
+from streams.frames import Frame, FrameCodec
+from streams.label_frames import LabelFrame, LabelFrameCodec
 from streams.topics import PipelineTopics
 from tests.in_process import Log
 
@@ -42,6 +44,22 @@ class Run(Protocol):
     @property
     def log(self) -> Log: ...
     def answers(self) -> dict[str, list[bytes]]: ...
+
+
+class Known(NamedTuple):
+    """A label row among the events of an entity."""
+
+    key: str
+    row: LabelRows  # of length 1
+
+    @property
+    def for_oracle(self) -> Label:
+        """As brute force takes it."""
+        [known_us], [values], [before], [replaced] = (
+            column.tolist()
+            for column in (self.row.known_us, self.row.values, self.row.replaced_known_us, self.row.replaced)
+        )
+        return Label(known_us, values, None if before == NO_TIME else before, replaced)
 
 
 class Events(NamedTuple):
@@ -70,8 +88,10 @@ def recorded(run: Run, horizon_us: int = DAY_US) -> Recorded:
         for partition in range(run.topics.hops[plan.entity].partitions):
             order = list(_new_rows(run, number, plan, partition))
             if number == 0:
-                order = [origin for origin in order if origin not in repeats]
-            _walk(plan, number, order, events, found)
+                order = [what for what in order if isinstance(what, Known) or what not in repeats]
+            walk = _Walk(plan, number, events, found)
+            for what in order:
+                walk.take(what)
     return found
 
 
@@ -95,20 +115,28 @@ def _events(run: Run) -> Events:
     )
 
 
-def _new_rows(run: Run, number: int, plan: EntityPlan, partition: int) -> Iterator[Origin]:
-    codec = FrameCodec(run.pipeline.feature_set, number)
+def _new_rows(run: Run, number: int, plan: EntityPlan, partition: int) -> Iterator[Origin | Known]:
+    """What stands in a partition of a hop topic, in order: the records of its events, and label rows; no copies."""
+    codec, labels = FrameCodec(run.pipeline.feature_set, number), LabelFrameCodec(plan)
     seen: dict[bytes, Position] = {}
     for record in run.log.records[run.topics.hops[plan.entity].name, partition]:
         upstream = record.header("upstream")
         if upstream is None:  # junk that a test put there
             continue
         assert record.value is not None
-        frame = codec.decode(record.value)
+        known = record.header("frame") == labels.version
+        frame = labels.decode(record.value) if known else codec.decode(record.value)
         for row in range(len(frame)):
             position = Position(int(frame.upstream_offsets[row]), int(frame.upstream_rows[row]))
             if position > seen.get(upstream, Position(-1, -1)):
                 seen[upstream] = position
-                yield int(frame.origin_partitions[row]), int(frame.origin_offsets[row])
+                yield _what(frame, row)
+
+
+def _what(frame: Frame | LabelFrame, row: int) -> Origin | Known:
+    if isinstance(frame, LabelFrame):
+        return Known(frame.rows.keys[row], frame.rows.take(np.array([row])))
+    return int(frame.origin_partitions[row]), int(frame.origin_offsets[row])
 
 
 def _repeats(run: Run, events: Events, horizon_us: int) -> set[Origin]:
@@ -141,29 +169,61 @@ def _repeats(run: Run, events: Events, horizon_us: int) -> set[Origin]:
     return repeats
 
 
-def _checked(order: Iterable[Origin], events: Events, horizon_us: int) -> Iterator[tuple[Origin, int]]:
+def _checked(
+    order: Iterable[Origin | Known], events: Events, horizon_us: int
+) -> Iterator[tuple[Origin, int]]:
     """The rows that are not too old for their ids to be checked, and the bucket of each."""
     newest_us = -(2**62)
     for origin in order:
+        if isinstance(origin, Known):
+            continue
         time_us = int(events.times_us[events.rows[origin]])
         if time_us // horizon_us >= newest_us // horizon_us - 1:
             yield origin, time_us // horizon_us
         newest_us = max(newest_us, time_us)
 
 
-def _walk(plan: EntityPlan, number: int, order: list[Origin], events: Events, found: Recorded) -> None:
-    state, oracle = EntityState(plan, 1_000_000), Oracle(plan)
-    names = [output.name for output in plan.outputs]
-    numbers, hashes = events.inputs[number]
-    for origin in order:
-        row = events.rows[origin]
-        key, time_us = events.keys[number][row], events.times_us[row : row + 1]
-        state.load(dict.fromkeys(state.missing([key])))
-        one = state.update_batch([key], time_us, numbers[row : row + 1], hashes[row : row + 1])
-        state.committed(one.number)
-        answer = oracle.answer(key, Row(int(time_us[0]), numbers[row].tolist(), hashes[row].tolist()))
-        found.kernel.setdefault(origin, {}).update(zip(names, one.features[0].tolist(), strict=True))
-        found.oracle.setdefault(origin, {}).update(zip(names, answer.features, strict=True))
+class _Walk:
+    """The entities of a partition of a stage, row by row: in the kernel and by brute force."""
+
+    def __init__(self, plan: EntityPlan, number: int, events: Events, found: Recorded) -> None:
+        self._state, self._oracle = EntityState(plan, 1_000_000), Oracle(plan)
+        self._names = [output.name for output in plan.outputs]
+        self._events, self._keys, self._inputs = events, events.keys[number], events.inputs[number]
+        self._found = found
+
+    def take(self, what: Origin | Known) -> None:
+        """What comes next."""
+        if isinstance(what, Known):
+            self._know(what)
+        else:
+            self._answer(what, self._events.rows[what])
+
+    def _answer(self, origin: Origin, row: int) -> None:
+        key, columns = self._keys[row], self._columns(slice(row, row + 1))
+        self._load(key)
+        features = self._committed(self._state.update_batch([key], *columns))
+        [time_us], [inputs], [hashes] = (column.tolist() for column in columns)
+        answer = self._oracle.answer(key, Row(time_us, inputs, hashes)).features
+        for found, values in ((self._found.kernel, features[0].tolist()), (self._found.oracle, answer)):
+            found.setdefault(origin, {}).update(zip(self._names, values, strict=True))
+
+    def _know(self, known: Known) -> None:
+        nothing, before = self._columns(slice(0)), np.zeros(1, np.int64)
+        self._load(known.key)
+        self._committed(self._state.update_batch([], *nothing, labels=known.row, labels_before=before))
+        self._oracle.know(known.key, known.for_oracle)
+
+    def _columns(self, rows: slice) -> tuple[Ints, Floats, Hashes]:
+        numbers, hashes = self._inputs
+        return self._events.times_us[rows], numbers[rows], hashes[rows]
+
+    def _load(self, key: str | None) -> None:
+        self._state.load(dict.fromkeys(self._state.missing([key])))
+
+    def _committed(self, batch: EntityBatch) -> Floats:
+        self._state.committed(batch.number)
+        return batch.features
 
 
 def assert_as_recorded(run: Run) -> int:

@@ -7,14 +7,14 @@ import random
 from pathlib import Path
 from typing import Any
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from features.memory_store import MemoryStore
 from features.store import StateStore
 from tests.in_process import CrashedError, CrashingLog, CrashingStore, Road
-from tests.landings import Answered, LabelSource, expected_features, landings, random_landings
+from tests.landings import Answered, LabelSource, landings, random_landings
+from tests.recorded_order import assert_as_recorded
 
 NO_MODELS = Path("no-models-here")
 LANDINGS = landings()
@@ -25,15 +25,6 @@ sizes = st.integers(1, 20)
 
 def road(store: StateStore | None = None, partitions: int = 2, **more: Any) -> Road:
     return Road(LANDINGS, store or MemoryStore(), NO_MODELS, partitions, **more)
-
-
-def assert_as_brute_force_has_it(one: Road) -> None:
-    predictions, expected = one.predictions(), expected_features(one)
-    assert predictions.keys() == expected.keys()
-    for name, prediction in predictions.items():
-        windows = [prediction["features"][window] for window in LANDINGS.feature_set.windows]
-        seen = [float("nan") if value is None else value for value in windows]
-        assert seen == pytest.approx(expected[name], nan_ok=True, abs=1e-9), name
 
 
 async def drain(one: Road, source: random.Random, count: int, after_step: Any = lambda: None) -> None:
@@ -68,7 +59,7 @@ async def _restart(one: Road, source: random.Random) -> None:
 def test_features_are_those_of_the_recorded_order_of_events_and_label_rows(seed, count, partitions):
     one = road(partitions=partitions)
     asyncio.run(drain(one, random.Random(seed), count))
-    assert_as_brute_force_has_it(one)
+    assert_as_recorded(one)
 
 
 @given(seeds, sizes, st.integers(1, 2), st.integers(8, 12))
@@ -96,7 +87,7 @@ def test_crashes_anywhere_count_no_label_twice_and_repeat_the_same_bytes(seed, c
         store.armed = source.choice(["claimed", "before", "after"]) if source.random() < 0.1 else ""
 
     asyncio.run(drain(worker, source, count, arm))
-    assert_as_brute_force_has_it(worker)
+    assert_as_recorded(worker)
 
 
 @settings(max_examples=1)
