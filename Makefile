@@ -8,8 +8,10 @@ SHELL := bash
 
 UV_VERSION := 0.13.8
 PACKAGES := features models streams offline driftwood examples
-# Test processes for the quick tests; 0 runs them in one process, in which a debugger works.
+# Test processes for the quick tests, which compute, and for the others, which mostly wait for servers and groups; each of
+# these has servers of its own. 0 runs them in one process, in which a debugger works.
 WORKERS ?= auto
+WAITING_WORKERS ?= 3
 
 # The first Python that will do. uv must not fetch another one behind our back.
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
@@ -21,6 +23,8 @@ export UV_SYSTEM_CERTS := true
 export UV_COMPILE_BYTECODE := true
 UV := .venv/bin/uv
 RUN := .venv/bin/python -m
+# Tests of a file that share a fixture stay in one process (tests/conftest.py).
+SIDE_BY_SIDE := -n $(WAITING_WORKERS) --dist loadgroup
 
 # ---- environment ----------------------------------------------------------------------------------------------------
 # Stamps: a file newer than what it was made from means that there is nothing to do.
@@ -79,10 +83,12 @@ doctests: $(DEVELOPMENT) ## the examples in the packages, the README and docs/
 	$(RUN) pytest -n $(WORKERS) --doctest-modules --doctest-glob='*.md' --ignore=features/feast_repo $(PACKAGES) README.md $(wildcard docs)
 
 functional: $(DEVELOPMENT) ## whole parts on the embedded broker and Redis
-	$(RUN) pytest tests/functional
+	$(RUN) pytest $(SIDE_BY_SIDE) tests/functional
 
 integration: $(DEVELOPMENT) ## tests on a real Apache Kafka; skipped with a reason where there is no JDK, unless CI=true
-	$(RUN) pytest tests/integration
+	@# Once, before several processes need it at a time.
+	@if command -v mvn > /dev/null; then deploy/kafka/fetch; fi
+	$(RUN) pytest $(SIDE_BY_SIDE) tests/integration
 
 kafka: ## fetch the jars of a real Apache Kafka with Maven, once; deploy/kafka/start runs it
 	deploy/kafka/fetch

@@ -102,7 +102,7 @@ class FaustWorker:
             await self.app.stop()
 
     async def crash(self) -> BaseException:
-        """What the app crashed with; fails after ten seconds."""
+        """What the app crashed with."""
         await until(lambda: self.app.crash_reason is not None)
         assert self.app.crash_reason is not None
         return self.app.crash_reason
@@ -150,7 +150,7 @@ class _Hooks:
                 del self.worker.store.owners[partition]
 
 
-async def until(condition: Callable[[], bool], within_s: float = 30.0) -> None:
+async def until(condition: Callable[[], bool], within_s: float = 120.0) -> None:
     """Poll until the condition holds; TimeoutError otherwise."""
     async with asyncio.timeout(within_s):
         while not condition():  # noqa: ASYNC110  what is waited for happens in another thread or server

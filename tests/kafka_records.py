@@ -47,7 +47,7 @@ class Sender:
             except BufferError:
                 self._producer.poll(0.1)
 
-    def flush(self, within_s: float = 60.0) -> None:
+    def flush(self, within_s: float = 120.0) -> None:
         """Wait for all acknowledgements; `offsets` has (partition, offset) of the records, by arrival of those."""
         assert self._producer.flush(within_s) == 0, "the broker did not take everything"
         assert not self._failed, self._failed[0]
@@ -85,7 +85,7 @@ class Reader:
                 self.messages.append(message)
         return self.messages
 
-    def wait_for(self, count: int, within_s: float = 60.0) -> list[Message]:
+    def wait_for(self, count: int, within_s: float = 120.0) -> list[Message]:
         """At least this many messages; fails when they have not come in time."""
         deadline = time.monotonic() + within_s
         while len(self.read(0.05)) < count:

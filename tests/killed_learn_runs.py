@@ -5,6 +5,7 @@ Orders, labels and actions come all the time. The last process lives, and finish
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -42,6 +43,9 @@ LAST_STAGE = "shop"
 
 # Some hours of event time, and so several horizons: that every outcome happens.
 ORDERS = 700
+
+# Under so many snapshots a run answers at least, however quickly its processes died.
+SNAPSHOTS = 3
 
 P = TypeVar("P", bound=WorkerProcess)
 
@@ -230,6 +234,7 @@ def _finish(killed: LearnKilled, shop: Shop) -> None:
     place, sent = killed.place, killed.sent
     while len(sent.orders) < ORDERS:
         shop.send(20)
+    _see_snapshots(place, shop)
     address = place.values["brokers"]
     with (
         Reader(address, place.topic("predictions"), PARTITIONS) as predictions,
@@ -247,6 +252,18 @@ def _finish(killed: LearnKilled, shop: Shop) -> None:
             "records joined",
         )
         until(lambda: place.snapshot() == outcomes.end() - 1, "a snapshot of all outcomes", DIES_WITHIN_S)
+
+
+def _see_snapshots(place: LearnPlace, shop: Shop) -> None:
+    """Orders and labels come until orders were answered under several snapshots."""
+    with Reader(place.values["brokers"], place.topic("predictions"), PARTITIONS) as reader:
+
+        def seen() -> bool:
+            shop.send(2)
+            named = {json.loads(one.value() or b"")["snapshot"] for one in reader.read(0.1)}
+            return len(named) >= SNAPSHOTS
+
+        until(seen, f"answers under {SNAPSHOTS} snapshots", DIES_WITHIN_S)
 
 
 def _wait(count: Callable[[], int], wanted: int, what: str) -> None:

@@ -5,14 +5,10 @@ Run as a script this file IS the process: it says on stdout, as one JSON line, t
 
 from __future__ import annotations
 
-import json
-import sys
-import threading
-from dataclasses import asdict
 from pathlib import Path
 from typing import ClassVar
 
-from tests.worker_process import WorkerProcess, end_with_stdin
+from tests.worker_process import WorkerProcess, be_a_process
 
 
 class LearnProcess(WorkerProcess):
@@ -23,26 +19,14 @@ class LearnProcess(WorkerProcess):
 
 def main() -> None:
     """Be the process."""
-    from driftwood.logs import set_up_logging
-    from features.errors import DriftwoodError
-    from models.loading import load_pipeline
     from offline.prediction_archive import archive_of
     from streams.learn_run import run_learner
-    from streams.run import Started
-    from streams.settings_sources import load_settings
 
-    def say(started: Started) -> None:
-        print(json.dumps(asdict(started)), flush=True)
-
-    threading.Thread(target=end_with_stdin, daemon=True).start()
-    try:
-        settings = load_settings()
-        set_up_logging(settings)
-        pipeline = load_pipeline(sys.argv[1])
-        run_learner(pipeline, settings, say, archive=archive_of(pipeline, settings))
-    except DriftwoodError as error:
-        print(f"driftwood: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    be_a_process(
+        lambda pipeline, settings, say: run_learner(
+            pipeline, settings, say, archive=archive_of(pipeline, settings)
+        )
+    )
 
 
 if __name__ == "__main__":

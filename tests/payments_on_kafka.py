@@ -20,7 +20,7 @@ from streams.topics import TopicAdmin
 from tests.card_payments import Payments, encoded, payments, payments_pipeline
 from tests.kafka_records import Reader, Sender
 from tests.kafka_run import KafkaRun, read_run, stored, undisturbed, undisturbed_state
-from tests.worker_process import Start, WorkerProcess, until
+from tests.worker_process import WITHIN_S, Start, WorkerProcess, until
 
 PARTITIONS = 4
 
@@ -95,7 +95,7 @@ class Answers:
         """How many predictions stood there before."""
         return self._read - len(self.ids)
 
-    def wait_for(self, count: int, within_s: float = 60.0) -> set[str]:
+    def wait_for(self, count: int, within_s: float = WITHIN_S) -> set[str]:
         """The ids of at least so many events."""
         until(lambda: self.look() >= count, f"{count} answers; there are {len(self.ids)}", within_s)
         return self.ids

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import time
 from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
@@ -46,7 +45,7 @@ def make(embedded_broker: EmbeddedBroker, unique_name: str, tmp_path: Path) -> C
 
 def run(scenario: Coroutine[Any, Any, None]) -> None:
     async def limited() -> None:
-        async with asyncio.timeout(90):
+        async with asyncio.timeout(240):
             await scenario
 
     asyncio.run(limited())
@@ -393,11 +392,10 @@ def test_stopping_finishes_the_piece_in_hand_also_when_the_broker_is_gone(
             await worker.app.start()
             await until(lambda: len(worker.puts) >= PARTITIONS)
             os.kill(broker.pid, sign)
-            began = time.monotonic()
             stopping = asyncio.create_task(worker.app.stop())
             gate.set()
-            await stopping
-            assert time.monotonic() - began < 20  # a hang would be the request time-out, 90 s
+            async with asyncio.timeout(60):  # a hang would be the request time-out, 90 s
+                await stopping
             assert worker.store.total() == 10 * PARTITIONS
             assert worker.revocations == 1
 

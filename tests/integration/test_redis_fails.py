@@ -23,7 +23,7 @@ from features.errors import OperatorError
 from tests.own_redis import OwnRedis
 from tests.payments_on_kafka import PARTITIONS, Place, Traffic, assert_nothing_lost_or_double, payments_place
 from tests.supervisor import Supervisor, last_words
-from tests.worker_process import ROOT, Start, until
+from tests.worker_process import ROOT, Start, WorkerProcess, until
 
 OPERATOR = OperatorError.exit_code
 
@@ -55,6 +55,11 @@ def published(place: Place) -> list[int]:
     return counts
 
 
+def given_up(worker: WorkerProcess) -> bool:
+    """Whether it has ended because an operator has to do something."""
+    return worker.process.returncode == OPERATOR
+
+
 def rebuild(place: Place) -> subprocess.CompletedProcess[str]:
     """`driftwood rebuild` as an operator runs it."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("DRIFTWOOD_")}
@@ -80,13 +85,14 @@ def test_redis_that_hangs_and_then_is_gone_for_a_minute_loses_and_doubles_nothin
         answers.wait_for(len(traffic.events))
         own.kill()
         time.sleep(GONE_S)
+        until(lambda: any(given_up(worker) for worker in supervisor.ended), "a worker has given up")
         own.start()
         answers.wait_for(len(traffic.events) + 100)
     with place.answers() as answers:
         worker = place.worker(start).started()
         answers.wait_for(len(traffic.events))
         assert worker.stop() == 0
-    gone = [worker for worker in supervisor.ended if worker.process.returncode == OPERATOR]
+    gone = [worker for worker in supervisor.ended if given_up(worker)]
     assert gone and all("Redis does not answer at" in last_words(worker) for worker in gone)
     assert_nothing_lost_or_double(place, traffic.events)
 
