@@ -8,7 +8,7 @@ times at which something became known). From them the join stage draws three thi
   oldest mark of all feeds in which something waits, and **never beyond the newest label there is**: while no label comes,
   nobody can know that there is none. It does not go back.
 - `stalled`: no label came for longer than `silence_ms`, by the wall clocks in the records. Then nothing times out at all,
-  and for `SETTLE_MS` after labels came back: their partitions do not come back in the same moment.
+  and for `settle_ms` after labels came back: neither their partitions nor what was held back comes in the same moment.
 
 A feed in which nothing waits (an idle frame said so) holds nobody back. A feed that is expected, and was never heard of,
 holds everybody back.
@@ -23,9 +23,13 @@ import msgspec
 
 from streams.join_frames import ACTIONS, LABELS, NO_MARK, SERVED, Idle
 
-# After the label feed has come back: partitions of a topic are read within a second of each other, also when a worker
-# has just started; ten times that.
+# After the label feed has come back, at least: partitions of a topic are read within a second of each other, also when a
+# worker has just started; ten times that.
 SETTLE_MS = 10_000
+
+# What was held back comes so many times as fast as life, or faster, while new labels come beside it. Longer outages are
+# waited for in proportion: 17 hours after a week. A line that is slower than this teaches negatives that are none.
+CATCH_UP = 10
 
 _ENDLESS = 2**62
 
@@ -50,6 +54,12 @@ class Clock(msgspec.Struct, array_like=True):
     back_ms: int = 0  # since when labels come again, while stalled
     stalled: bool = False
     held_up: bool = False  # stalled, or not all that fell due meanwhile is settled yet
+    silent_ms: int = 0  # how long no label came, while stalled: the longest of several times
+
+    @property
+    def settle_ms(self) -> int:
+        """So long labels have to come again before silence means something."""
+        return max(SETTLE_MS, self.silent_ms // CATCH_UP)
 
 
 @dataclass
@@ -129,8 +139,8 @@ class Feeds:
             clock.label_wall_ms = clock.wall_ms  # patience begins when somebody says what time it is
         if clock.wall_ms - clock.label_wall_ms > self.silence_ms:
             clock.stalled, clock.back_ms = True, 0  # also when they came back for a moment
-        elif clock.stalled and clock.back_ms and clock.wall_ms - clock.back_ms >= SETTLE_MS:
-            clock.stalled, clock.back_ms = False, 0
+        elif clock.stalled and clock.back_ms and clock.wall_ms - clock.back_ms >= clock.settle_ms:
+            clock.stalled, clock.back_ms, clock.silent_ms = False, 0, 0
 
     def _heard_of_all(self) -> bool:
         return self.expected <= self.feeds.keys()
@@ -157,6 +167,7 @@ class Feeds:
         clock.newest_label_us = max(clock.newest_label_us, newest_us)
         if clock.stalled and not clock.back_ms and wall_ms > clock.label_wall_ms:
             clock.back_ms = wall_ms
+            clock.silent_ms = max(clock.silent_ms, wall_ms - clock.label_wall_ms)
         clock.label_wall_ms = max(clock.label_wall_ms, wall_ms)
 
     def _wall(self, wall_ms: int) -> None:

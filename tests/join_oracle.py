@@ -10,7 +10,7 @@ import mmh3
 
 from features.label_rows import NO_TIME
 from models.label import Label
-from streams.feeds import SETTLE_MS
+from streams.feeds import CATCH_UP, SETTLE_MS
 from streams.ledger import SMALL_TIMES, Horizons
 from streams.settling import MOST_WAITING
 from tests.join_world import SILENCE_MS, Event, Found, Report, Written
@@ -57,7 +57,7 @@ class Oracle:
         self.last: dict[str, int] = {}
         self.marks: dict[str, tuple[str, int, bool]] = {}
         self.now_us = self.due_us = self.newest_label_us = NEVER
-        self.wall_ms = self.label_wall_ms = self.back_ms = 0
+        self.wall_ms = self.label_wall_ms = self.back_ms = self.silent_ms = 0
         self.stalled = self.held_up = False
         self.offset = self.place = 0
 
@@ -175,6 +175,7 @@ class Oracle:
         self.newest_label_us = max(self.newest_label_us, newest_us)
         if self.stalled and not self.back_ms and wall_ms > self.label_wall_ms:
             self.back_ms = wall_ms
+            self.silent_ms = max(self.silent_ms, wall_ms - self.label_wall_ms)
         self.label_wall_ms = max(self.label_wall_ms, wall_ms)
 
     def _time(self, most: int) -> None:
@@ -182,8 +183,10 @@ class Oracle:
             self.label_wall_ms = self.label_wall_ms or self.wall_ms
             if self.wall_ms - self.label_wall_ms > SILENCE_MS:
                 self.stalled, self.back_ms = True, 0
-            elif self.stalled and self.back_ms and self.wall_ms - self.back_ms >= SETTLE_MS:
-                self.stalled, self.back_ms = False, 0
+            elif self.stalled and self.back_ms:
+                waited_ms = self.wall_ms - self.back_ms
+                if waited_ms >= SETTLE_MS and waited_ms >= self.silent_ms // CATCH_UP:
+                    self.stalled, self.back_ms, self.silent_ms = False, 0, 0
         if all(name in self.marks for name in self.expected):
             busy = {
                 kind: [mark for of, mark, idle in self.marks.values() if of == kind and not idle]

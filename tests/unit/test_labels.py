@@ -16,7 +16,7 @@ from driftwood import Label
 from features.event_times import LATEST_US, TimeReading
 from streams.dead_letters import DeadLetterWriter
 from streams.feeds import Feeds
-from streams.join_frames import ACTIONS, LABELS, NO_MARK, ReportCodec, read_idle
+from streams.join_frames import ACTIONS, LABELS, NO_MARK, Idle, ReportCodec, read_idle
 from streams.label_ingest import LabelIngest
 from streams.labels import BLOCKED, LabelDecoder
 from streams.metrics import Metrics
@@ -200,3 +200,25 @@ def test_nothing_is_due_beyond_the_newest_label_however_far_events_are() -> None
     feeds.labels("labels/0", 4_000, wall_ms=1)
     feeds.advance()
     assert (feeds.clock.now_us, feeds.clock.due_us) == (9_000, 4_000)
+
+
+def test_after_a_long_silence_nothing_is_due_for_a_tenth_of_it_also_where_labels_stop_again() -> None:
+    feeds = Feeds(silence_ms=60_000)
+    hour_ms = 3_600_000
+
+    def label(hours: float) -> bool:
+        at_ms = 1 + round(hours * hour_ms)
+        feeds.labels("labels/0", at_ms, at_ms)
+        feeds.advance()
+        return feeds.clock.stalled
+
+    assert not label(0)
+    feeds.heard("labels/0", Idle(LABELS, NO_MARK, wall_ms=100 * hour_ms, idle=True))
+    feeds.advance()
+    assert label(100)
+    minutes = [label(100 + minute / 60) for minute in range(1, 30)]
+    feeds.heard("labels/0", Idle(LABELS, NO_MARK, wall_ms=102 * hour_ms, idle=True))
+    feeds.advance()
+    minutes += [label(102 + minute / 60) for minute in range(10 * 60)]
+    assert all(minutes)
+    assert not label(112)
