@@ -32,7 +32,7 @@ from sklearn.metrics import average_precision_score
 
 from benchmarks.machine import machine
 from benchmarks.printing import arguments, print_machine, say, tell
-from benchmarks.quality.replay import BLEND, MINUTE_US, Promotion, replayed
+from benchmarks.quality.replay import BLEND, MINUTE_US, Promotion, replayed, without_holdout
 from examples.payments.data import events, labels
 from examples.payments.frauds import simulated_payments
 from examples.payments.records import ACTIONS, EVENTS, LABELS, feed, payment_id
@@ -119,7 +119,7 @@ def measured(slice_minutes: int, seed: int, customers: int) -> dict[str, Any]:
 
 
 def _world(switches: Switches, slice_minutes: int) -> World:
-    pipeline, made = load_pipeline("payments"), simulated_payments(switches)
+    pipeline, made = without_holdout(load_pipeline("payments")), simulated_payments(switches)
     cut_us = moment_us(switches, CUT)
     with tempfile.TemporaryDirectory(prefix="driftwood-") as folder:
         models = ModelStore(Path(folder))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +20,17 @@ from features.plan import Floats, Ints
 from models.model_store import ModelStore
 from models.pipeline import Pipeline
 from offline.events import event_records
-from offline.in_process import InProcess
+from offline.in_process import InProcess, Watch
 from offline.label_records import label_records
 from offline.one_order import Sent, Slice, merged, slices
 from offline.topic_lists import ListedRecord
+from streams.settings import Settings
 
 BLEND = "blend"
 MINUTE_US = 60_000_000
+
+# The clock of a replay moves on by a slice at a time, so a pause of an hour is none.
+SILENCE = timedelta(days=1)
 
 # Seconds between two lines about how far it is.
 SAY_EVERY_S = 15.0
@@ -96,10 +102,20 @@ def replayed(
     *,
     span_us: int,
     promotions: Sequence[Promotion] = (),
+    watch: Watch | None = None,
 ) -> tuple[Answered, dict[str, Any]]:
-    """Drives everything that was sent through both roads; the answers, and the figures of the learner at the end."""
+    """Drives everything that was sent through both roads; the answers, and the figures of the learner at the end.
+
+    `watch` is shown what comes out as well, before the next slice of `sent` is asked for.
+    """
     answered = Answered()
-    road = InProcess(pipeline, models, answered.watch)
+
+    def watched(topic: str, records: Sequence[ListedRecord]) -> None:
+        answered.watch(topic, records)
+        if watch is not None:
+            watch(topic, records)
+
+    road = InProcess(pipeline, models, watched, settings=Settings(partitions=1, label_silence=SILENCE))
 
     async def drive() -> None:
         await road.open()
@@ -112,6 +128,13 @@ def replayed(
 
     asyncio.run(drive())
     return answered, road.learning.figures() if pipeline.learns else {}
+
+
+def without_holdout(pipeline: Pipeline) -> Pipeline:
+    """The same, where nobody is held out: for worlds in which all labels come, so that none stands for others."""
+    made = copy.copy(pipeline)
+    object.__setattr__(made, "label", replace(pipeline.label, holdout=0.0))
+    return made
 
 
 def _told(cut: Iterator[Slice]) -> Iterator[Slice]:
