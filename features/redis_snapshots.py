@@ -1,7 +1,7 @@
 """The learner's snapshots in Redis (`features/snapshot_store.py` says what they are).
 
     driftwood:<pipeline>:snapshot                      text: the newest version
-    driftwood:<pipeline>:snapshots                     sorted set: the versions that are kept, with their bytes
+    driftwood:<pipeline>:snapshots                     sorted set: the versions that are kept, with bytes and time
     driftwood:<pipeline>:snapshot:<version>:scoring    what scorers load
     driftwood:<pipeline>:snapshot:<version>:state      everything that the learner owns
     driftwood:<pipeline>:snapshot:<version>:held       a copy of the state that a command still needs; expires
@@ -23,7 +23,8 @@ from redis.exceptions import RedisError
 
 from features.masked_urls import masked
 from features.redis_store import RedisStore, connected, explained
-from features.snapshot_store import Kept, Published, Snapshot
+from features.snapshot_store import Published, Snapshot
+from features.snapshots_kept import Kept
 from features.store import Loaded, PartitionId, Refused
 
 
@@ -95,7 +96,7 @@ class RedisSnapshots:
         """Make it the newest."""
         place = snapshot.partition
         newest = _newest(place.pipeline)
-        partition = f"driftwood:{place.pipeline}:partition:{place.topic}:{place.partition}"
+        partition = _partition(place.pipeline, place.topic, place.partition)
         head = msgspec.msgpack.encode(
             (
                 str(snapshot.epoch),
@@ -104,6 +105,8 @@ class RedisSnapshots:
                 _fields(snapshot),
                 [f"seen:{upstream}" for upstream in snapshot.superseded],
                 f"{newest}:",
+                snapshot.at_s,
+                [_partition(place.pipeline, *holder) for holder in snapshot.pinned_by],
                 *self._kept,
             )
         )
@@ -126,6 +129,10 @@ class RedisSnapshots:
 
 def _newest(pipeline: str) -> str:
     return f"driftwood:{pipeline}:snapshot"
+
+
+def _partition(pipeline: str, topic: str, number: int) -> str:
+    return f"driftwood:{pipeline}:partition:{topic}:{number}"
 
 
 def _figures(pipeline: str) -> str:

@@ -4,28 +4,24 @@ A version is an offset in `outcomes`: the last record whose labels are in it. Pu
 (`features/store.py`): only the newest owner of the partition may publish, and only from where the store stands. The same
 call moves the partition's `applied`, so a crash leaves snapshot and position as they belong together.
 
-The newest snapshots are kept, 256 MiB of them, and at least two: a scorer may still be loading the one before the
-newest. What is dropped is counted. The bytes are opaque here; models/snapshot.py signs and checks them.
+Snapshots are kept up to 256 MiB, fewer and fewer with their age (`features/snapshots_kept.py`), and at least two: a scorer
+may still be loading the one before the newest. Those that batches in flight are pinned to stay. What is dropped is
+counted. The bytes are opaque here; models/snapshot.py signs and checks them.
 `features/redis_snapshots.py` has the store in Redis, this module the twin in memory.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
+from features.snapshots_kept import Kept, Standing, dropped
 from features.store import NOTHING_APPLIED, Loaded, PartitionId, Position, Refused, epoch_step
 
-
-class Kept(NamedTuple):
-    """How many snapshots stay: the newest of them up to so many bytes, whatever these at least, and never more."""
-
-    most_bytes: int = 256 << 20
-    fewest: int = 2
-    # Small ones are published once a second: this is an hour and a bit of them.
-    most: int = 4_096
+FIRST = NOTHING_APPLIED
+"""The version of the snapshot of learners that no outcome has taught yet."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +31,8 @@ class Snapshot:
     `figures` is JSON for people: how good the models are (`driftwood models`). Only the newest is kept.
 
     `applied` is what the caller believes stands in the store, `version` the new `applied`; `seen` and `superseded` as in
-    a commit.
+    a commit. `at_s` is when it was made (wall clock), `pinned_by` has the partitions (topic, number) whose batches are
+    pinned to snapshots.
     """
 
     partition: PartitionId
@@ -47,6 +44,8 @@ class Snapshot:
     seen: Mapping[str, Position] = field(default_factory=dict)
     superseded: Sequence[str] = ()
     figures: bytes = b"{}"
+    at_s: int = 0
+    pinned_by: Sequence[tuple[str, int]] = ()
 
 
 @dataclass(frozen=True)
@@ -99,6 +98,9 @@ class SnapshotStore(SnapshotReader, Protocol):
         ...
 
 
+Pinned = Callable[[Sequence[tuple[str, int]]], Collection[int]]
+
+
 @dataclass
 class _OfPipeline:
     epoch: int = 0
@@ -107,19 +109,26 @@ class _OfPipeline:
     seen: dict[str, Position] = field(default_factory=dict)
     latest: int | None = None
     snapshots: dict[int, tuple[bytes, bytes]] = field(default_factory=dict)
+    made_s: dict[int, int] = field(default_factory=dict)
     held: dict[int, bytes] = field(default_factory=dict)
     dropped: int = 0
     figures: bytes | None = None
 
-    def exceeds(self, kept: Kept) -> bool:
-        """Whether the oldest has to go."""
-        size = sum(len(scoring) + len(state) for scoring, state in self.snapshots.values())
-        count = len(self.snapshots)
-        return count > kept.fewest and (size > kept.most_bytes or count > kept.most)
+    def thin(self, now_s: int, pinned: Collection[int], kept: Kept) -> None:
+        """Drop what need not stay."""
+        standing = [
+            Standing(version, len(scoring) + len(state), self.made_s[version])
+            for version, (scoring, state) in sorted(self.snapshots.items())
+        ]
+        for one in dropped(standing, now_s, pinned, kept):
+            del self.snapshots[one.version]
+            self.dropped += 1
 
 
 class MemorySnapshots:
     """`SnapshotStore` in dictionaries, with the semantics of the one in Redis; held states never expire.
+
+    `pinned` gives the versions that pins of these partitions name.
 
     Example:
         >>> import asyncio
@@ -127,8 +136,8 @@ class MemorySnapshots:
         True
     """
 
-    def __init__(self, kept: Kept | None = None) -> None:
-        self._kept = kept or Kept()
+    def __init__(self, kept: Kept | None = None, pinned: Pinned = lambda partitions: ()) -> None:
+        self._kept, self._pinned = kept or Kept(), pinned
         self._pipelines: dict[str, _OfPipeline] = defaultdict(_OfPipeline)
 
     async def latest(self, pipeline: str) -> int | None:
@@ -179,7 +188,6 @@ class MemorySnapshots:
             known.seen.pop(upstream, None)
         known.snapshots[snapshot.version] = snapshot.scoring, snapshot.state
         known.latest, known.figures = snapshot.version, snapshot.figures
-        while known.exceeds(self._kept):
-            del known.snapshots[min(known.snapshots)]
-            known.dropped += 1
+        known.made_s[snapshot.version] = snapshot.at_s
+        known.thin(snapshot.at_s, self._pinned(snapshot.pinned_by), self._kept)
         return Published(known.dropped)

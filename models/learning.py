@@ -100,6 +100,11 @@ class Learning:
                 learner.learnt += len(codes)
 
     @property
+    def taught(self) -> bool:
+        """Whether some learner has learnt a label."""
+        return any(learner.learnt for learner in self._learners.values())
+
+    @property
     def _sound(self) -> list[str]:
         return [name for name, learner in self._learners.items() if learner.frozen is None]
 

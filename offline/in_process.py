@@ -83,6 +83,10 @@ class _Unrestored:
     def state(self) -> bytes:
         return b""
 
+    @property
+    def taught(self) -> bool:
+        return self.learning.taught
+
     def figures(self) -> Mapping[str, Any]:
         return {}
 

@@ -19,6 +19,8 @@ from models.model_store import ModelStore
 from models.pipeline import Pipeline
 from models.snapshot import WARM_START
 from streams.assembly import dead_letter_writer
+from streams.batch import Partition
+from streams.entity_batch import stage_plans
 from streams.figures import learner_figures
 from streams.foundation import Foundation, shared_key
 from streams.join_assembly import JoinGround, join_stage, label_sources
@@ -120,4 +122,11 @@ def learn_stage(ground: Foundation, *, afresh: bool) -> LearnStage:
         ground.publisher,
         ground.metrics,
         afresh,
+        answering=answering(ground),
     )
+
+
+def answering(ground: Foundation) -> list[Partition]:
+    """The partitions whose batches are answered by snapshots: those of the last stage."""
+    hop = ground.topics.hops[stage_plans(ground.pipeline.feature_set)[-1].entity]
+    return [(hop.name, number) for number in range(hop.partitions)]

@@ -22,10 +22,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from features.errors import PositionError, SnapshotError, StateLostError, StoreError, UnreachableError
-from features.snapshot_store import Published, Snapshot, SnapshotStore
+from features.snapshot_store import FIRST, Published, Snapshot, SnapshotStore
 from features.store import NOTHING_APPLIED, PartitionId, Refused
 from models.snapshot import seal, unseal
-from streams.batch import Record
+from streams.batch import Partition, Record
 from streams.dead_letters import DeadLetterWriter
 from streams.metrics import Metrics
 from streams.mini_batches import Junk, Learner, MiniBatches, OutcomeReader, Stepped, restores
@@ -120,7 +120,8 @@ class LearnStage:
 
     `begins_anew`: where the store knows of no snapshot, it learns again from the first record of `outcomes`, and comes to
     what it was; a log that begins later is refused by the transport. `afresh`: where the newest snapshot belongs to other
-    features or another key, go on behind it with learners that have seen nothing.
+    features or another key, go on behind it with learners that have seen nothing. `answering` are the partitions whose
+    batches are pinned to snapshots: those that their pins name are not dropped.
     """
 
     maker: LearnerMaker
@@ -136,6 +137,7 @@ class LearnStage:
     publish_every_s: float = PUBLISH_EVERY_S
     step_budget_s: float = STEP_BUDGET_S
     begins_anew: bool = True
+    answering: Sequence[Partition] = ()
     thread: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(max_workers=1, thread_name_prefix="learner")
     )
@@ -163,7 +165,10 @@ class LearnStage:
         learner = await self._learner(partition.pipeline, loaded.applied)
         batches = MiniBatches(learner, self.codec, loaded.applied, dict(loaded.seen))
         figures = json.dumps(await self._in_thread(learner.figures)).encode()
-        return LearnMemory(partition, loaded.epoch, loaded.applied, batches, figures=figures)
+        memory = LearnMemory(partition, loaded.epoch, loaded.applied, batches, figures=figures)
+        if learner.taught and await self.store.latest(partition.pipeline) is None:
+            self._publish(memory)  # they are scored from the first event on, and judged by its label
+        return memory
 
     async def process(self, memory: LearnMemory, records: Sequence[Record]) -> int | Refused:
         """One batch without overlap; returns its last record, or why it had no effect."""
@@ -209,8 +214,9 @@ class LearnStage:
     # ---- the learners
 
     async def _learner(self, pipeline: str, version: int) -> Learner:
-        if version == NOTHING_APPLIED:
-            return self.maker.new()
+        if version == FIRST and await self.store.state(pipeline, FIRST) is None:
+            begun: Learner = await self._in_thread(self.maker.new)
+            return begun
         try:
             state = await self._own_state(pipeline, version)
             # Ours, and yet perhaps of learners that the pipeline no longer declares, or of an older format.
@@ -284,7 +290,7 @@ class LearnStage:
     def _snapshot(self, memory: LearnMemory) -> Snapshot:
         """Runs in the learner's thread, between two steps."""
         batches = memory.batches
-        version, learner = batches.taken, batches.learner
+        version, learner, now_ms = batches.taken, batches.learner, self.now_ms()
         return Snapshot(
             memory.partition,
             memory.epoch,
@@ -294,7 +300,9 @@ class LearnStage:
             self.sealing.sealed("state", version, learner.state()),
             dict(batches.seen),
             tuple(batches.superseded),
-            json.dumps({**learner.figures(), "published_ms": self.now_ms()}).encode(),
+            json.dumps({**learner.figures(), "published_ms": now_ms}).encode(),
+            int(now_ms // 1_000),
+            self.answering,
         )
 
     def _answered(self, memory: LearnMemory, snapshot: Snapshot, answer: Published | Refused) -> None:

@@ -46,6 +46,10 @@ class Learner(Protocol):
     def figures(self) -> Mapping[str, Any]:
         """What a person is shown, as JSON takes it."""
 
+    @property
+    def taught(self) -> bool:
+        """Whether some model has learnt anything."""
+
     def label_feed(self, partition: str, stalled_since_ms: int | None) -> None:
         """This partition of the join says that labels are stalled since then (wall clock); None: they flow again."""
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from typing import NamedTuple
 
-NO_SNAPSHOT = -1
-"""The snapshot version that stands for none: nothing was learnt yet, or the pipeline does not learn."""
+NO_SNAPSHOT = -2
+"""The snapshot version that stands for none: there is none yet, or the pipeline does not learn. (-1 is the one of learners that
+only training has taught, `features.snapshot_store.FIRST`.)"""
 
 BLEND, CHAMPION, FALLBACK = "blend", "champion", "fallback"
 """Serve modes: the blend answers, the champion alone, or the declared fallback."""
@@ -36,6 +37,6 @@ def read_versions(text: str) -> Versions:
 
     Example:
         >>> read_versions('{"model": "7", "pipeline": "v1"}')
-        Versions(model='7', pipeline='v1', mode='champion', snapshot=-1)
+        Versions(model='7', pipeline='v1', mode='champion', snapshot=-2)
     """
     return Versions(**json.loads(text))

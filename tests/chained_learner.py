@@ -57,6 +57,10 @@ class ChainedLearner:
     def figures(self) -> Mapping[str, Any]:
         return {"steps": self.steps}
 
+    @property
+    def taught(self) -> bool:
+        return self.steps > 0
+
     def label_feed(self, partition: str, stalled_since_ms: int | None) -> None:
         self._link("labels", partition, stalled_since_ms)
 
@@ -84,9 +88,12 @@ class ChainedMaker:
     on_step: Callable[[Matured], None] = lambda _: None
     made: int = 0
     read: int = 0
+    taught: str = ""
 
     def new(self) -> ChainedLearner:
         self.made += 1
+        if self.taught:
+            return ChainedLearner(self.taught, 1, self.on_step)
         return ChainedLearner(on_step=self.on_step)
 
     def restored(self, state: bytes) -> ChainedLearner:

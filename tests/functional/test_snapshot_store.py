@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from features.errors import StoreError, UnreachableError
 from features.redis_snapshots import RedisSnapshots
 from features.redis_store import RedisStore
-from features.snapshot_store import Kept, MemorySnapshots, Published, Snapshot, SnapshotStore
-from features.store import PartitionId, Position, Refused
+from features.snapshot_store import MemorySnapshots, Published, Snapshot, SnapshotStore
+from features.snapshots_kept import DAY_S, Kept
+from features.store import Claim, Commit, PartitionId, Position, Refused
+from streams.versions import versions_text
 
 PLACE = PartitionId("shop", "shop.outcomes", 0, "cluster/topic")
 Use = Callable[[Callable[[SnapshotStore], Awaitable[Any]]], Any]
@@ -60,7 +65,7 @@ async def published(store: SnapshotStore, *versions: int, size: int = 10) -> lis
     loaded = await store.load(PLACE)
     applied, answers = loaded.applied, []
     for version in versions:
-        answers.append(await store.publish(snapshot(loaded.epoch, applied, version, size)))
+        answers.append(await store.publish(snapshot(loaded.epoch, applied, version, size, at_s=version)))
         applied = version
     return answers
 
@@ -127,18 +132,18 @@ def test_who_is_not_where_the_store_stands_is_refused_and_a_call_sent_twice_show
     assert use(body) == (Refused("applied", -1), Published(0), Refused("applied", 4), [4])
 
 
-def test_the_newest_within_the_limit_stay_and_what_is_dropped_is_counted(use):
+def test_of_more_than_the_limit_the_one_goes_that_is_missed_least_and_it_is_counted(use):
     async def body(store):
         answers = await published(store, 1, 2, 3, 4, 5, 6, 7)  # 20 bytes each: five fit into 100
         return (
             answers[-1],
             await store.versions("shop"),
-            await store.state("shop", 2),
+            await store.state("shop", 4),
             await store.scoring("shop", 3),
         )
 
     last, versions, gone, kept = use(body)
-    assert (last, versions, gone) == (Published(2), [3, 4, 5, 6, 7], None) and kept.startswith(b"s3")
+    assert (last, versions, gone) == (Published(2), [1, 3, 5, 6, 7], None) and kept.startswith(b"s3")
 
 
 def test_two_stay_however_large_they_are(use):
@@ -154,7 +159,90 @@ def test_very_many_small_ones_are_bounded_by_their_number(use):
         await published(store, *range(8), size=2)
         return await store.versions("shop")
 
-    assert use(body) == [3, 4, 5, 6, 7]
+    assert use(body) == [0, 4, 5, 6, 7]
+
+
+def test_all_of_the_last_minute_stay_then_one_a_minute_an_hour_a_day_and_none_after_thirty(redis_url):
+    async def body() -> Any:
+        async with in_redis(redis_url, Kept()) as store:
+            loaded = await store.load(PLACE)
+            applied = -1
+            for at_s in range(40 * DAY_S, 0, -1_800):  # every half an hour, then every ten seconds
+                applied += 1
+                one = snapshot(loaded.epoch, applied - 1, applied, 1, at_s=1_000 * DAY_S - at_s)
+                await store.publish(one)
+            for at_s in range(7_200, -1, -10):
+                applied += 1
+                one = snapshot(loaded.epoch, applied - 1, applied, 1, at_s=1_000 * DAY_S - at_s)
+                await store.publish(one)
+            return await store.versions("shop"), applied
+
+    versions, newest = asyncio.run(body())
+    assert versions[-6:] == list(range(newest - 5, newest + 1))
+    ages_s = [10 * (newest - version) for version in versions if version >= newest - 720]
+    assert [age for age in ages_s if 60 <= age < 3_600] == list(range(3_600 - 60, 0, -60))
+    assert len(versions) == pytest.approx(30 + 23 + 59 + 6, abs=3)
+
+
+def test_a_snapshot_that_a_batch_in_flight_is_pinned_to_stays_until_it_is_committed(redis_url):
+    hop = PartitionId("shop", "shop.hop-customer", 1, "cluster/hop")
+
+    async def body(store: SnapshotStore) -> Any:
+        state = RedisStore.connect(redis_url)
+        owner = await state.load(hop)
+        await published(store, 1)
+        await state.claim(Claim(hop, owner.epoch, -1, 0, 9, versions_text("m", "p", "blend", 1), "customer"))
+        holders = [("shop.hop-customer", 0), ("shop.hop-customer", 1)]
+        applied, epoch = 1, (await store.load(PLACE)).epoch
+        found = []
+        for version in range(2, 9):
+            if version == 6:
+                await state.commit(Commit(hop, owner.epoch, -1, 9, {}, 0, "customer", ()))
+            made = snapshot(epoch, applied, version, size=60, at_s=version, pinned_by=holders)
+            assert isinstance(await store.publish(made), Published)
+            applied = version
+            found.append(await store.versions("shop"))
+        await state.aclose()
+        return found
+
+    async def with_pins() -> Any:
+        async with in_redis(redis_url, SMALL) as store:
+            return await body(store)
+
+    assert asyncio.run(with_pins()) == [
+        *([1, 2], [1, 2, 3], [1, 3, 4], [1, 4, 5]),
+        *([5, 6], [6, 7], [7, 8]),
+    ]
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(st.tuples(st.sampled_from([0, 1, 7, 50, 900, 20_000, 90_000]), st.integers(1, 60)), max_size=40),
+    st.sets(st.integers(-1, 40), max_size=3),
+)
+def test_redis_and_memory_keep_the_same(redis_url, published_after, pinned):
+    kept = Kept(most_bytes=400, fewest=2, most=12, all_s=5, steps=((60, 10), (3_600, 600), (DAY_S, 7_200)))
+    hop = PartitionId("shop", "shop.hop-customer", 0, "cluster/hop")
+
+    async def body() -> None:
+        await (client := Redis.from_url(redis_url)).flushdb()
+        pins = [[9, versions_text("m", "p", "blend", version)] for version in pinned]
+        key = f"driftwood:shop:partition:{hop.topic}:{hop.partition}"
+        await cast("Awaitable[int]", client.hset(key, "pins", json.dumps(pins)))
+        twin = MemorySnapshots(kept, lambda _: pinned)
+        async with in_redis(redis_url, kept) as store:
+            epochs = [(await one.load(PLACE)).epoch for one in (store, twin)]
+            at_s, applied = 0, -1
+            for version, (after_s, size) in enumerate(published_after, start=-1):
+                at_s += after_s
+                more = {"at_s": at_s, "pinned_by": [(hop.topic, hop.partition)]}
+                made = [snapshot(epoch, applied, version, size, **more) for epoch in epochs]
+                assert await store.publish(made[0]) == await twin.publish(made[1])
+                assert await store.versions("shop") == await twin.versions("shop")
+                applied = version
+        await client.aclose()
+
+    asyncio.run(body())
 
 
 def test_a_state_that_is_held_stays_when_its_snapshot_is_dropped(use):

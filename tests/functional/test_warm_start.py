@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,9 +14,11 @@ import pytest
 
 from driftwood import Label, bounded_tree, scaled_logistic
 from features.errors import SnapshotError
+from features.snapshot_store import FIRST, MemorySnapshots
+from features.store import PartitionId
 from models.learning import Learning
 from models.model_store import ModelStore
-from models.online_model import taken
+from models.online_model import LearnerSpec, taken
 from models.pipeline import Pipeline
 from models.snapshot import signing_key
 from offline.train import labelled_features, train
@@ -21,18 +26,19 @@ from offline.training_problem import Problem, pose, split
 from offline.warm_start import in_order_of_knowing
 from streams.learn_run import PipelineLearners
 from streams.learner import Sealing
+from streams.serving import Serving
+from streams.snapshot_watch import SnapshotFeed
+from tests.chained_learner import stage
 from tests.shop_events import orders
+from tests.small_models import random_rows
 
 START = datetime(2024, 5, 1, tzinfo=UTC)
 COUNT = 6_000
 
 
-def shop(**label: object) -> Pipeline:
-    return orders(
-        ["amount"],
-        label=Label("returned", horizon="2d", **label),  # type: ignore[arg-type]
-        online=[scaled_logistic(), bounded_tree()],
-    )
+def shop(online: Sequence[LearnerSpec] = (scaled_logistic(), bounded_tree()), **label: object) -> Pipeline:
+    made = Label("returned", horizon="2d", **label)  # type: ignore[arg-type]
+    return orders(["amount"], label=made, online=online)
 
 
 def history(seed: int = 1) -> tuple[pa.Table, pa.Table]:
@@ -137,3 +143,41 @@ def test_labels_are_taught_in_the_order_in_which_they_became_known(when_silent: 
 def _problem(pipeline: Pipeline) -> Problem:
     past, matched, _ = labelled_features(pipeline, *history())
     return split(pose(pipeline, past, matched, None, None, None))
+
+
+async def _first_snapshot(pipeline: Pipeline, models: ModelStore, snapshots: MemorySnapshots) -> Serving:
+    """What answers when a learner has begun, and has read nothing."""
+    key = signing_key(models.folder)
+    sealing = Sealing(pipeline.feature_set.hash, key)
+    learner = replace(stage(snapshots), maker=PipelineLearners(pipeline, models, sealing), sealing=sealing)
+    memory = await learner.open(PartitionId(pipeline.name, "orders.outcomes", 0, "cluster/topic"))
+    while memory.publishing is not None:
+        await memory.publishing
+    serving = Serving(pipeline, models, SnapshotFeed(snapshots, key, lambda: "blend"))
+    await serving.refresh()
+    return serving
+
+
+def test_taught_learners_are_scored_beside_the_champion_before_any_label_has_come(tmp_path: Path) -> None:
+    pipeline = shop(online=[scaled_logistic(), scaled_logistic("residual", over_champion=True)])
+    models, _, _ = trained(pipeline, tmp_path)
+    serving = asyncio.run(_first_snapshot(pipeline, models, MemorySnapshots()))
+    answered = serving.pinned(serving.versions()).scored(random_rows(pipeline, 5))
+    assert serving.snapshot == FIRST
+    assert answered.weights == {"lightgbm": 1.0, "scaled_logistic": 0.0, "residual": 0.0}
+    assert np.isfinite(answered.parts["scaled_logistic"]).all()
+    np.testing.assert_allclose(answered.parts["residual"], answered.parts["lightgbm"], rtol=1e-6)
+    np.testing.assert_allclose(answered.score, answered.parts["lightgbm"], rtol=1e-12)
+
+
+def test_a_promotion_before_the_first_label_changes_nothing_of_what_was_taught(tmp_path: Path) -> None:
+    pipeline, snapshots = shop(), MemorySnapshots()
+    models, first, key = trained(pipeline, tmp_path)
+    asyncio.run(_first_snapshot(pipeline, models, snapshots))
+    before = asyncio.run(snapshots.state(pipeline.name, FIRST))
+    report = train(pipeline, *history(seed=2), store=models, signing_key=key)
+    models.promote(pipeline.name, report.version)
+    serving = asyncio.run(_first_snapshot(pipeline, models, snapshots))
+    assert report.version != first and serving.in_service == report.version
+    assert asyncio.run(snapshots.state(pipeline.name, FIRST)) == before
+    assert asyncio.run(snapshots.versions(pipeline.name)) == [FIRST]

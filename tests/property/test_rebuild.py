@@ -177,7 +177,7 @@ def test_redis_lost_at_any_moment_keeps_nothing_that_was_served_from_the_join_st
     answers = life.worker.answers()
     assert all(len(copies) == 1 for copies in answers.values())
     assert served(life.worker) == {
-        position: {(one["score"], -1 if one["snapshot"] is None else one["snapshot"])}
+        position: {(one["score"], -2 if one["snapshot"] is None else one["snapshot"])}
         for position, [value] in answers.items()
         for one in [json.loads(value)]
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import threading
 from collections.abc import Callable, Coroutine
@@ -104,6 +105,41 @@ def test_rows_that_come_again_however_they_are_cut_are_learnt_once():
     run(worked(made, again))
     assert seen == [["e1-0", "e1-1", "e2-0"], ["e2-1"], ["e1-0"]]
     assert made.metrics.copies.labels("learner")._value.get() == 3
+
+
+async def begun(store: MemorySnapshots, maker: ChainedMaker) -> Any:
+    """The memory of an owner that has read nothing yet, when its first snapshot, if any, is published."""
+    memory = await stage(store, maker).open(PLACE)
+    await until(lambda: memory.publishing is None)
+    return memory
+
+
+def test_learners_that_were_taught_are_published_before_the_first_outcome_and_begin_there_again():
+    async def body() -> Any:
+        store = MemorySnapshots()
+        await begun(store, ChainedMaker(taught="by the champion of then"))
+        first = await store.versions("shop"), await state_of(store)
+        another = ChainedMaker(taught="by the champion of now")
+        memory = await begun(store, another)
+        after = another.made, memory.batches.learner.chain
+        await worked(stage(store, another), RECORDS)
+        return first, after, await store.versions("shop")
+
+    (versions, state), (made, chain), later = run(body())
+    assert versions == [-1] and json.loads(state) == ["by the champion of then", 1]
+    assert (made, chain) == (0, "by the champion of then")
+    assert later == [-1, 5]
+
+
+def test_learners_that_know_nothing_are_published_with_their_first_outcome():
+    async def body() -> Any:
+        store = MemorySnapshots()
+        await begun(store, ChainedMaker())
+        before = await store.versions("shop")
+        await worked(stage(store), RECORDS[:1])
+        return before, await store.versions("shop")
+
+    assert run(body()) == ([], [0])
 
 
 def test_a_learner_that_was_replaced_publishes_nothing_and_is_told_at_its_next_batch():

@@ -388,7 +388,7 @@ def test_what_is_served_goes_to_the_join_stage_as_it_stands_in_the_prediction(tm
         assert frame.weights == {name: part["weight"] for name, part in one["parts"].items()}
         versions = read_versions(frame.versions)
         champion = next(iter(one["parts"].values()))["version"]
-        snapshot = -1 if one["snapshot"] is None else one["snapshot"]
+        snapshot = -2 if one["snapshot"] is None else one["snapshot"]
         assert versions == Versions(champion, pipeline.version, one["mode"], snapshot)
         assert flags.flag_names(int(frame.frame.flags[row])) == one["flags"]
         assert frame.frame.origin_offsets[row] == int(one["position"].rpartition("/")[2])

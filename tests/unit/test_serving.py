@@ -57,7 +57,7 @@ def test_the_fallback_answers_until_a_model_is_promoted(models):
         "mode": "champion",
         "model": version,
         "pipeline": PIPELINE.version,
-        "snapshot": -1,
+        "snapshot": -2,
     }
     assert serving.pinned(serving.versions()).champion.version == version
 
@@ -153,11 +153,11 @@ def test_the_champion_answers_alone_until_there_is_a_snapshot(models):
     shelf = Shelf(LEARNS)
     serving = serving_of(shelf, models)
     asyncio.run(serving.refresh())
-    assert (pinned(serving).mode, pinned(serving).snapshot) == ("blend", -1)
+    assert (pinned(serving).mode, pinned(serving).snapshot) == ("blend", -2)
     alone = serving.pinned(serving.versions()).scored(random_rows(LEARNS, 5))
     assert (list(alone.parts), alone.weights, alone.low) == (["fallback"], {"fallback": 1.0}, None)
     shelf.publish(41)
-    assert pinned(serving).snapshot == -1  # nobody has looked yet
+    assert pinned(serving).snapshot == -2  # nobody has looked yet
     asyncio.run(serving.refresh())
     assert pinned(serving).snapshot == serving.snapshot == 41
     scored = serving.pinned(serving.versions()).scored(random_rows(LEARNS, 5))
@@ -266,7 +266,7 @@ def test_nothing_of_a_snapshot_is_unpickled_before_its_signature_was_checked(mod
     payload = pack_state({"format": 2, "learners": {"scaled_logistic": pickle.dumps(Bomb())}})
     shelf.sealed[8] = seal("scoring", 8, LEARNS.feature_set.hash, payload, b"not our key" * 3)
     asyncio.run(serving.refresh())
-    assert serving.snapshot == -1 and caplog.text.count("was refused") == 2
+    assert serving.snapshot == -2 and caplog.text.count("was refused") == 2
 
 
 @pytest.mark.parametrize("why", ["gone", "altered"])
@@ -284,7 +284,7 @@ def test_a_batch_whose_snapshot_is_lost_is_answered_by_the_champion_alone_and_sa
     asyncio.run(again.ready(versions))
     answering = again.pinned(versions)
     assert answering.lost and answering.blend is None
-    assert read_versions(answering.versions) == Versions(again.in_service, LEARNS.version, "champion", -1)
+    assert read_versions(answering.versions) == Versions(again.in_service, LEARNS.version, "champion", -2)
     assert "is answered by model fallback" in caplog.text
 
 
