@@ -181,5 +181,11 @@ def test_a_refused_apply_is_one_error_with_what_feast_said(repository: Path) -> 
         apply_repository(repository)
 
 
+def test_an_apply_that_does_not_end_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("features.feast_objects.APPLY_WITHIN_S", 0.05)  # importing Feast takes seconds
+    with pytest.raises(OperatorError, match=r"did not end within 0\.05 s"):
+        apply_repository(tmp_path)
+
+
 def test_entities_without_features_have_no_view() -> None:
     assert [view["entity"] for view in describe(PROJECT, PLANS)["views"]] == ["origin", "aircraft"]
