@@ -112,7 +112,7 @@ class WorkerProcess:
 
     def metrics(self) -> Metrics:
         """Its metrics of this moment."""
-        with urlopen(self.said["metrics_url"], timeout=10.0) as answer:
+        with urlopen(self.said["metrics_url"], timeout=60.0) as answer:
             return Metrics(answer.read().decode())
 
 

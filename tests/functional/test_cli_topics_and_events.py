@@ -192,7 +192,7 @@ def test_without_a_worker_producing_stops_at_the_limit_of_unread_bytes(program, 
     while "Waiting until" not in line and line:
         line = sending.stderr.readline()
     sending.send_signal(signal.SIGINT)
-    sending.communicate(timeout=60)
+    sending.communicate(timeout=120)
     assert name in line and sending.returncode == 130
     out, _ = program("tail", "events", "shop.py", "--from-start", "--no-follow", "--json")
     by_partition: dict[int, int] = {}
@@ -288,7 +288,7 @@ def test_up_prints_addresses_creates_topics_and_ends_on_a_signal(anywhere):
     anywhere("topics", "create", "flights", "--set", "partitions=2")
     anywhere("topics", "show", "flights", code=3)
     running.send_signal(signal.SIGTERM)
-    _, err = running.communicate(timeout=60)
+    _, err = running.communicate(timeout=120)
     assert running.returncode == 0 and "have ended" in err
 
 
@@ -306,6 +306,6 @@ def test_run_says_on_stderr_when_it_is_ready_and_nothing_of_the_librarys_own_ste
     assert re.search(r"metrics at http://127\.0\.0\.1:\d+/metrics", ready)
     assert f"{name}.events 0 1 2 3, {name}.hop-shop 0 1 2 3" in said[-1]
     worker.send_signal(signal.SIGTERM)
-    out, err = worker.communicate(timeout=60)
+    out, err = worker.communicate(timeout=120)
     assert worker.returncode == 0 and out == ""
     assert not [line for line in [*said, *err.splitlines()] if "Starting..." in line or "Stopping..." in line]

@@ -86,7 +86,7 @@ class Place:
         """What `driftwood` prints on stderr."""
         sets = [f"--set={name}={value}" for name, value in self._named().items()]
         command = [sys.executable, "-m", "driftwood", words[0], str(self.path), *words[1:], *sets]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout + done.stderr
 
@@ -121,8 +121,8 @@ class Place:
                     found |= set(codec.read(record)[1].matured.event_ids)
             return len(found) >= labels
 
-        until(joined, f"{labels} outcomes", within_s=120.0)
-        until(lambda: self.published()[0] == self.outcomes()[-1].offset, "a snapshot of them", within_s=60.0)
+        until(joined, f"{labels} outcomes", within_s=300.0)
+        until(lambda: self.published()[0] == self.outcomes()[-1].offset, "a snapshot of them")
 
 
 @pytest.fixture(scope="module")
@@ -188,4 +188,4 @@ def test_an_operator_changes_what_answers_and_resets_a_learner_while_both_run(pl
         figures = json.loads(place.command("models", "--json").splitlines()[0])["models"]
         return bool(figures["bounded_tree"]["learnt"] < figures["scaled_logistic"]["learnt"])
 
-    until(begun_anew, "the tree begins anew", within_s=120.0)
+    until(begun_anew, "the tree begins anew", within_s=300.0)

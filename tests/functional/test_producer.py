@@ -17,11 +17,11 @@ from streams.producer import Outgoing, Publisher, partition_of, settings_for
 
 
 def read(address: str, topic: str, partitions: int, count: int) -> list[Message]:
-    """`count` messages of all partitions from the beginning, or fewer after ten seconds."""
+    """`count` messages of all partitions from the beginning, or fewer after a minute."""
     consumer = Consumer({"bootstrap.servers": address, "group.id": "reader", "enable.auto.commit": False})
     consumer.assign([TopicPartition(topic, partition, 0) for partition in range(partitions)])
     found: list[Message] = []
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while len(found) < count and time.monotonic() < deadline:
         found += [message for message in consumer.consume(1000, timeout=0.2) if message.error() is None]
     consumer.close()
@@ -73,7 +73,7 @@ def test_our_partition_of_a_key_is_the_one_that_librdkafka_chooses(
     producer = PlainProducer({"bootstrap.servers": embedded_broker.address, "partitioner": "consistent"})
     for key in keys:
         producer.produce(unique_name, key=key, value=b"theirs")
-    producer.flush(10)
+    producer.flush(60)
     found = read(embedded_broker.address, unique_name, 7, len(keys))
     assert len(found) == len(keys)
     for message in found:
@@ -94,7 +94,7 @@ def test_deliver_waits_for_a_broker_that_is_away_and_goes_on_when_it_is_back(
         await asyncio.sleep(0.5)
         assert not waiting.done()
         os.kill(own_broker.pid, signal.SIGCONT)
-        await asyncio.wait_for(waiting, 20)
+        await asyncio.wait_for(waiting, 60)
         await publisher.close(5)
 
     asyncio.run(scenario())

@@ -100,7 +100,7 @@ def publish(road: Road, broker: EmbeddedBroker) -> list[tuple[str, int, int]]:
         for number in range(topic.partitions):
             for record in road.log.records[topic.name, number]:
                 producer.produce(topic.name, record.value, record.key, number, headers=list(record.headers))
-    assert producer.flush(30.0) == 0
+    assert producer.flush(120.0) == 0
     done = [(*place, offset) for place, offset in road.read.items() if place[0] != road.topics.events.name]
     commit(broker.address, road.pipeline.name, done)
     return done

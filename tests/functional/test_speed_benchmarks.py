@@ -22,7 +22,7 @@ SMALL_MODEL = ("--training-events", "2000")
 def printed(module: str, *options: str) -> dict[str, Any]:
     """The one JSON document of a benchmark."""
     command = [sys.executable, "-m", f"benchmarks.{module}", *options, "--json"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240.0, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500.0, check=False)
     assert done.returncode == 0, done.stderr
     figures: dict[str, Any] = json.loads(done.stdout)
     assert {"processor", "cores", "python", "versions"} <= figures["machine"].keys()

@@ -57,14 +57,14 @@ def produce(worker: FaustWorker, count: int, start: int = 0) -> None:
     for number in range(start, start + count):
         for partition in range(PARTITIONS):
             producer.produce(worker.topic, b"%d" % number, partition=partition)
-    assert producer.flush(10) == 0
+    assert producer.flush(60) == 0
 
 
 def committed(worker: FaustWorker) -> list[int]:
     """The group's committed offsets, negative where there is none."""
     consumer = PlainConsumer({"bootstrap.servers": worker.servers, "group.id": worker.group})
     found = consumer.committed(
-        [TopicPartition(worker.topic, number) for number in range(PARTITIONS)], timeout=10
+        [TopicPartition(worker.topic, number) for number in range(PARTITIONS)], timeout=60
     )
     consumer.close()
     return [place.offset for place in found]
@@ -142,7 +142,7 @@ def test_compressed_records_are_read(make: Callable[..., FaustWorker], codec: st
         producer = Producer({"bootstrap.servers": worker.servers, "compression.type": codec, "linger.ms": 50})
         for number in range(200):
             producer.produce(worker.topic, b"%d" % number, partition=0)
-        assert producer.flush(10) == 0
+        assert producer.flush(60) == 0
         async with worker.running():
             await until(lambda: worker.store.total() == 200)
         assert worker.store.values[worker.topic, 0] == values(0, 200)

@@ -106,7 +106,7 @@ def _has(place: LearnPlace, expected: dict[str, list[str]]) -> None:
         found = _outcomes(place)
         return all(found.get(name) == kinds for name, kinds in expected.items())
 
-    until(has, f"outcomes {expected}; there are {_outcomes(place)}", within_s=120.0)
+    until(has, f"outcomes {expected}; there are {_outcomes(place)}", within_s=300.0)
 
 
 def _outcomes(place: LearnPlace) -> dict[str, list[str]]:

@@ -92,7 +92,7 @@ def make_anew(place: Place, kind: str) -> None:
     """Delete a topic and create it again under its name."""
     name = place.topic(kind)
     admin = AdminClient({"bootstrap.servers": place.address})
-    admin.delete_topics([name])[name].result(30)
+    admin.delete_topics([name])[name].result(120)
     looking = TopicAdmin(Settings(brokers=place.address))
     until(lambda: name not in looking.cluster().topics, "the topic is gone")
     place.create_topics()

@@ -113,7 +113,7 @@ def commit_wrongly(place: Place) -> None:
     group = ConsumerGroupTopicPartitions(f"{place.payments.name}.predict", wrong)
     admin = AdminClient({"bootstrap.servers": place.address})
     for future in admin.alter_consumer_group_offsets([group]).values():
-        assert all(tp.error is None for tp in future.result(30).topic_partitions)
+        assert all(tp.error is None for tp in future.result(120).topic_partitions)
 
 
 def test_workers_join_and_leave_with_batches_in_hand_and_committed_offsets_mislead_no_stage_with_state(
@@ -175,7 +175,7 @@ def test_partitions_that_are_added_are_noticed_and_no_row_goes_there(
         admin = AdminClient({"bootstrap.servers": kafka.address})
         grown = [NewPartitions(topic.name, 2 * PARTITIONS) for topic in place.payments.topics(PARTITIONS)]
         for future in admin.create_partitions(grown).values():
-            future.result(30)
+            future.result(120)
         until(lambda: worker.stderr.count("has 8 partitions now") == len(grown), "it says so, of each topic")
         place.send(events[300:600])
         answers.wait_for(600)

@@ -246,7 +246,7 @@ def test_a_hop_topic_that_was_made_anew_is_refused_with_the_remedy(place: Place,
     assert first.stop() == 0
     name = f"{place.payments.name}.hop-card"
     deleting = AdminClient({"bootstrap.servers": place.address})
-    deleting.delete_topics([name])[name].result(30)
+    deleting.delete_topics([name])[name].result(120)
     admin = TopicAdmin(Settings(brokers=place.address))
     until(lambda: name not in admin.cluster().topics, "the topic is gone")
     admin.create(place.payments.topics(PARTITIONS))

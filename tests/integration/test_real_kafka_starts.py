@@ -14,7 +14,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from deploy.kafka.real_kafka import RealKafka
 
-WITHIN_S = 60.0
+WITHIN_S = 120.0
 
 PARENT = """
 import json, signal, sys

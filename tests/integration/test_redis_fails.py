@@ -66,7 +66,7 @@ def rebuild(place: Place) -> subprocess.CompletedProcess[str]:
     environment |= {f"DRIFTWOOD_{name.upper()}": str(value) for name, value in place.settings.items()}
     command = [sys.executable, "-m", "driftwood", "rebuild", str(place.payments.path), "--json"]
     return subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
 
 

@@ -11,7 +11,7 @@ from features.errors import TopicError
 from streams.settings import Settings
 from streams.topics import Topic, TopicAdmin, pipeline_topics
 
-WITHIN_S = 30.0
+WITHIN_S = 120.0
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ def run(scenario: Coroutine[Any, Any, None]) -> None:
 
 def create_topic(address: str, name: str, partitions: int = PARTITIONS) -> None:
     admin = AdminClient({"bootstrap.servers": address})  # has to outlive its answer
-    admin.create_topics([NewTopic(name, partitions, 1)])[name].result(30)
+    admin.create_topics([NewTopic(name, partitions, 1)])[name].result(120)
 
 
 def produce(address: str, topic: str, count: int, start: int = 0, partitions: int = PARTITIONS) -> None:
@@ -46,7 +46,7 @@ def produce(address: str, topic: str, count: int, start: int = 0, partitions: in
         for partition in range(partitions):
             producer.produce(topic, b"%d" % number, partition=partition)
         producer.poll(0)
-    assert producer.flush(30) == 0
+    assert producer.flush(120) == 0
 
 
 def values(start: int, end: int) -> list[bytes]:
@@ -276,7 +276,7 @@ def test_records_that_were_deleted_before_they_were_read_end_the_worker(
             await until(lambda: any(box.waiting_records > 50 for box in worker.tasks.mailboxes()))
             admin = AdminClient({"bootstrap.servers": kafka.address})
             place = TopicPartition(unique_name, 0, 1900)
-            await asyncio.to_thread(lambda: admin.delete_records([place])[place].result(30))
+            await asyncio.to_thread(lambda: admin.delete_records([place])[place].result(120))
             gate.set()
             error = await worker.crash()
         assert isinstance(error, PositionError)

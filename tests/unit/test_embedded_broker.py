@@ -14,7 +14,7 @@ from driftwood.embedded import EmbeddedBroker
 from driftwood.embedded.broker import RETAINED_BYTES_PER_PARTITION, librdkafka_path
 from features.errors import OperatorError
 
-WITHIN_S = 30.0
+WITHIN_S = 120.0
 
 
 def produce(address: str, topic: str, values: list[bytes], partition: int = 0) -> None:

@@ -16,7 +16,7 @@ from driftwood.embedded import Runtime
 from driftwood.embedded.child import KeptServer
 from features.errors import OperatorError
 
-WITHIN_S = 30.0
+WITHIN_S = 120.0
 
 PARENT = """
 import json, signal
