@@ -89,7 +89,7 @@ class Flown:
             self.gates.open.release()
 
     async def until(self, condition: Callable[[], object]) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not condition():  # noqa: ASYNC110  what is waited for has no event
                 await asyncio.sleep(0)
 
@@ -106,7 +106,7 @@ def order(number: int, customer_id: str = "ada") -> dict[str, Any]:
 
 
 def scenario(body: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    asyncio.run(asyncio.wait_for(body(), 30))
+    asyncio.run(asyncio.wait_for(body(), 120))
 
 
 def counts(flown: Flown) -> dict[str, float]:
