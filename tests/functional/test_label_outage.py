@@ -1,127 +1,123 @@
-"""A week without labels, in payments and through the very roads: no fraud is taken for genuine because nobody spoke of it."""
+"""Labels are away for a week, on both roads in one process: nobody is taken for a negative, and learning is frozen meanwhile."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
-from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
 
-import pytest
+import msgspec
 
-from examples.payments.frauds import simulated_payments
-from examples.payments.records import feed, payment_id
-from examples.payments.simulation import moment_us
-from examples.payments.switches import Switches
-from features.store import Position
-from models.loading import load_pipeline
+from driftwood import Blend, Label, Pipeline, scaled_logistic
+from models.state_bytes import unpack_state
 from offline.in_process import InProcess
-from offline.one_order import Sent, Slice, slices
+from offline.one_order import Sent, merged, slices
 from offline.topic_lists import ListedRecord
-from streams import feeds
-from streams.feeds import Feeds
+from streams.feed_notices import NOTICE_FRAME, read_notice
 from streams.headers import FRAME, header
-from streams.outcomes import OutcomeCodec, take_outcomes
+from streams.outcomes import OutcomeCodec
 from streams.settings import Settings
 
-# Half of the genuine payments are never spoken of: silence is all that is known of them. The line is down for a week, then
-# what was held back comes a hundred times as fast as life, within two hours, and new labels come beside it.
-DOWN, UP = 9.5, 16.5  # at noon, when most payments are made
-WORLD = Switches(
-    seed=5, days=19, customers=100, terminals=200, label_outage=(DOWN, UP), genuine_reported=0.5,
-    terminal_waves=(2,), wave_share=0.1,
-)  # fmt: skip
-HOUR_US = 3_600_000_000
+HOUR, DAY = 3_600, 86_400
+START = 1_700_000_000
+DAYS, OUTAGE = 16, range(6, 13)
 
 
-class Taught(NamedTuple):
-    """An outcome of a run; `when_us` is the time at which it came."""
-
-    event_id: str
-    kind: str
-    code: float
-    when_us: int
+class Payment(msgspec.Struct):
+    payment_id: str
+    at: int
+    amount: float
 
 
-def day(days: float) -> int:
-    return moment_us(WORLD, days)
+PAYMENTS = Pipeline(
+    "outage",
+    event=Payment,
+    id="payment_id",
+    time="at",
+    time_unit="s",
+    features=["amount"],
+    label=Label("fraud", horizon="1d", when_silent=0),
+    online=[scaled_logistic()],
+    blend=Blend(mature_after="1d"),
+    fallback=0.2,
+)
 
 
-def cut() -> Iterator[Slice]:
-    """The records of the world in slices of two hours; of ten minutes while what was held back comes."""
-    made = simulated_payments(WORLD)
-    sent = [Sent(record.at_us, topic, record.value, record.key) for topic, record in feed(WORLD, made)]  # type: ignore[arg-type]
-    back, caught_up = day(UP), day(UP) + 3 * HOUR_US
-    return chain(
-        slices((one for one in sent if one.at_us < back), 2 * HOUR_US),
-        slices((one for one in sent if back <= one.at_us < caught_up), HOUR_US // 6),
-        slices((one for one in sent if one.at_us >= caught_up), 2 * HOUR_US),
+def fraud(number: int) -> bool:
+    """One payment an hour; every third is fraud, and that is all that is ever told, two hours later."""
+    return number % 3 == 0
+
+
+def sent() -> Iterator[Sent]:
+    hours = range(DAYS * 24)
+    events = [(START + hour * HOUR, hour) for hour in hours]
+    labels = [
+        (max(known, START + OUTAGE.stop * DAY) if (known - START) // DAY in OUTAGE else known, number, known)
+        for at, number in events
+        if fraud(number)
+        for known in [at + 2 * HOUR]
+    ]
+    return merged(
+        [Sent(at * 1_000_000, "events", _event(at, number)) for at, number in events],
+        [Sent(at * 1_000_000, "labels", _label(number, known)) for at, number, known in sorted(labels)],
     )
 
 
-def taught(models: Path) -> list[Taught]:
-    """What the roads make of it."""
-    pipeline = load_pipeline("payments")
-    codec = OutcomeCodec(pipeline)
-    found: list[Taught] = []
-    seen: Mapping[str, Position] = {}
+def _event(at: int, number: int) -> bytes:
+    amount = 100.0 + number % 7 if fraud(number) else float(number % 11)
+    return json.dumps({"payment_id": f"p{number}", "at": at, "amount": amount}).encode()
 
-    def watch(topic: str, records: Sequence[ListedRecord]) -> None:
-        nonlocal seen
-        for record in records:
-            if topic == "outcomes" and header(record, FRAME) == codec.version:
-                rows, seen = take_outcomes(codec, record, seen)
-                each = zip(rows.event_ids, rows.kinds, rows.codes.tolist(), strict=True)
-                found.extend(Taught(*row, road.clock.now_us) for row in each)
 
-    settings = Settings(partitions=1, label_silence=timedelta(hours=12))
-    road = InProcess(pipeline, models, watch, settings=settings)
+def _label(number: int, known: int) -> bytes:
+    return json.dumps({"event_id": f"p{number}", "fraud": 1, "known_at": known}).encode()
+
+
+@dataclass
+class Told:
+    """What became of payments, by number; and what was said of the label feed."""
+
+    outcomes: dict[int, list[str]] = field(default_factory=dict)
+    stalled: list[bool] = field(default_factory=list)
+
+    def watch(self, topic: str, records: Sequence[ListedRecord]) -> None:
+        for record in records if topic == "outcomes" else ():
+            if header(record, FRAME) == NOTICE_FRAME:
+                self.stalled.append(read_notice(record)[1].stalled)
+                continue
+            matured = OutcomeCodec(PAYMENTS).read(record)[1].matured
+            for name, kind in zip(matured.event_ids, matured.kinds, strict=True):
+                self.outcomes.setdefault(int(name[1:]), []).append(kind)
+
+
+def test_a_week_without_labels_teaches_no_false_negative_and_freezes_learning_until_it_is_made_up_for(
+    tmp_path: Path,
+) -> None:
+    told, settings = Told(), Settings(partitions=1, label_silence=timedelta(hours=6))
+    frozen: dict[int, list[str | None]] = {}
+    weights: dict[int, list[object]] = {}
 
     async def drive() -> None:
+        road = InProcess(PAYMENTS, tmp_path, told.watch, settings=settings)
         await road.open()
-        for one in cut():
+        for one in slices(sent(), HOUR * 1_000_000):
             await road.step(one)
+            hour = (one.end_us // 1_000_000 - START) // HOUR
+            day = hour // 24
+            frozen.setdefault(day, []).append(road.learning.figures()["frozen"])
+            weights.setdefault(day, []).append(unpack_state(road.learning.scoring())["weights"])
 
     asyncio.run(drive())
-    return found
-
-
-def frauds() -> set[str]:
-    made = simulated_payments(WORLD)
-    return {payment_id(number) for number in made.numbers[made.fraud].tolist()}
-
-
-def false_negatives(found: Sequence[Taught]) -> set[str]:
-    """Frauds of which the learners were told that they are none."""
-    return {one.event_id for one in found if one.code == 0.0} & frauds()
-
-
-def test_a_label_outage_of_seven_days_in_payments_teaches_no_false_negative(tmp_path: Path) -> None:
-    found = taught(tmp_path)
-    assert false_negatives(found) == set()
-    assert {one.event_id for one in found if one.kind == "matched" and one.code == 1.0} == frauds()
-    silent = [one.when_us for one in found if one.kind == "silent"]
-    assert min(silent) < day(DOWN) + 2 * HOUR_US < day(UP) < max(silent)
-    assert not [when for when in silent if day(DOWN) + 2 * HOUR_US < when < day(UP)]
-    assert len(frauds()) > 100 and len(silent) > 500
-
-
-def only_events_tell_the_time(self: Feeds) -> None:
-    """As if silence meant something however the label feed is."""
-    self.clock.now_us = self.clock.due_us = max(self.clock.due_us, self._served_us())
-
-
-def test_where_silence_counted_during_the_outage_it_would_teach_false_negatives(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Feeds, "advance", only_events_tell_the_time)
-    assert len(false_negatives(taught(tmp_path))) > 20
-
-
-def test_where_it_counted_again_as_soon_as_labels_are_back_it_would_teach_false_negatives(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(feeds, "CATCH_UP", 10**9)
-    assert len(false_negatives(taught(tmp_path))) > 5
+    assert {number for number, kinds in told.outcomes.items() if "silent" in kinds and fraud(number)} == set()
+    assert {number for number, kinds in told.outcomes.items() if "matched" in kinds} == {
+        number for number in range(DAYS * 24 - 2) if fraud(number)
+    }
+    in_outage = [day for day in OUTAGE if day != OUTAGE.start]  # the first hours of the first day go on
+    assert all(said is not None for day in in_outage for said in frozen[day])
+    assert all(said == weights[in_outage[0]][0] for day in in_outage for said in weights[day])
+    assert told.stalled == [True, False]
+    assert frozen[0][-1] is None
+    assert frozen[DAYS - 1][-1] is None
+    assert weights[DAYS - 1][-1] != weights[in_outage[0]][0]
