@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
@@ -16,10 +17,12 @@ from driftwood.standing import committed_offsets
 from features.errors import OperatorError
 from features.redis_store import RedisStore
 from models.pipeline import Pipeline
+from offline.prediction_archive import archive_of
 from offline.rebuild import Rebuild, Rebuilt, Told
+from streams.batch import Partition
 from streams.settings import Settings
 from streams.topic_log import TopicLog
-from streams.topics import ANSWER_WITHIN_S, TopicAdmin, predict_group
+from streams.topics import ANSWER_WITHIN_S, PipelineTopics, Topic, TopicAdmin, learn_group, predict_group
 
 # Between two looks at whether the workers have left.
 LOOK_EVERY_S = 0.5
@@ -34,7 +37,7 @@ class WorkersActiveError(OperatorError):
 
 
 def rebuild(pipeline: Pipeline, settings: Settings, told: Told, *, discard: bool = False) -> Rebuilt:
-    """Rebuild the state of a pipeline from its hop topics (`offline.rebuild.Rebuild`).
+    """Rebuild the state of a pipeline from its hop topics and `hop-join` (`offline.rebuild.Rebuild`).
 
     A worker that was killed is a member of its group for up to `session_timeout`, which is waited for.
 
@@ -44,23 +47,33 @@ def rebuild(pipeline: Pipeline, settings: Settings, told: Told, *, discard: bool
     """
     topics = topics_of(pipeline, settings)
     identities = TopicAdmin(settings).check(topics)
-    group = predict_group(pipeline.name)
     config: dict[str, Any] = {**settings.kafka_client(), "error_cb": lambda error: None}
     client = AdminClient(config, logger=_quiet)
     patience_s = settings.session_timeout.total_seconds() + 5.0
-    wait_until_alone(lambda: members(client, group), group, patience_s, told)
-    committed = committed_offsets(client, group, tuple(topics.hops.values()), identities)
+    committed: dict[Partition, int] = {}
+    for group, read in groups(pipeline.name, topics).items():
+        wait_until_alone(partial(members, client, group), group, patience_s, told)
+        committed |= committed_offsets(client, group, read, identities)
+    archive = archive_of(pipeline, settings) if topics.learn else None
 
     async def run() -> Rebuilt:
         store = RedisStore.connect(settings.redis_url, settings.repeat_ids_per_bucket)
         try:
             logs = TopicLog(settings)
-            work = Rebuild(pipeline, settings, topics, identities, store, logs, committed, told)
+            work = Rebuild(pipeline, settings, topics, identities, store, logs, committed, told, archive)
             return await work.run(discard=discard)
         finally:
             await store.aclose()
 
     return asyncio.run(run())
+
+
+def groups(pipeline: str, topics: PipelineTopics) -> dict[str, tuple[Topic, ...]]:
+    """Who works on the topics that state is rebuilt from: groups, and what they read of them."""
+    found: dict[str, tuple[Topic, ...]] = {predict_group(pipeline): tuple(topics.hops.values())}
+    if topics.learn is not None:
+        found[learn_group(pipeline)] = (topics.learn.hop_join,)
+    return found
 
 
 def wait_until_alone(

@@ -102,7 +102,7 @@ class Surveyor:
         found: Reach = {}
         surveys = []
         for number in range(partitions):
-            survey = self._bounds((topic, number))
+            survey = self.bounds((topic, number))
             for records in self.logs.read(survey.place, survey.begins, survey.end):
                 for record in records:
                     if labels is not None and header(record, FRAME) == labels:
@@ -113,7 +113,8 @@ class Surveyor:
             surveys.append(survey)
         return Survey(surveys, found)
 
-    def _bounds(self, place: Partition) -> PartitionSurvey:
+    def bounds(self, place: Partition) -> PartitionSurvey:
+        """A partition before anything of it was read. Raises `PositionError` as `survey`."""
         begins, end = self.logs.bounds(place)
         committed = self.committed.get(place)
         if committed is not None and committed > end:

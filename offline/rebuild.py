@@ -2,7 +2,8 @@
 
     1 survey   each hop topic: where its log begins, and up to which record all outputs stand downstream
     2 empty    what is left of the pipeline in the store
-    3 replay   each partition up to there, through the stage itself, without publishing anything
+    3 replay   each partition up to there, through the stage itself, without publishing anything; the ledger of a pipeline
+               that learns as well, from hop-join (`offline/rebuilt_ledger.py`)
     4 open     the partitions to workers, which go on behind; pin what they repeat to the versions of its first answers
 
 Order is input: the same records in the same order give the same state, bit for bit. No worker can begin from a state that
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from typing import Protocol
 
@@ -23,29 +24,27 @@ from prometheus_client import CollectorRegistry
 
 from features.errors import OperatorError
 from features.plan import EntityPlan
-from features.store import NOTHING_APPLIED, Claim, Commit, EmptiableStore, Loaded, PartitionId, Refused
+from features.store import NOTHING_APPLIED, EmptiableStore, PartitionId, Refused
 from models.pipeline import Pipeline
 from offline.hop_survey import Logs
 from offline.id_holders import IdHolders
 from offline.proof import Proof, ProvenStage
+from offline.rebuilt_ledger import LedgerRebuild, LedgerRebuilt
+from offline.rebuilt_partition import RebuiltPartition
 from offline.time_order import in_time_order
 from streams.assembly import entity_batches
-from streams.batch import Partition, Record
-from streams.entity_batch import NO_EVENT_US, Memory, stage_plans
+from streams.batch import Partition
+from streams.entity_batch import Memory, stage_plans
 from streams.metrics import Metrics
-from streams.predict_road import EntityStage
+from streams.mute import mute_stage
 from streams.prediction import utc_texts
+from streams.served_rows import Archive
 from streams.settings import Settings
-from streams.silent import silent_stage
 from streams.topics import PipelineTopics
 
 
 class NotEmptyError(OperatorError):
     """The store knows something of the pipeline, which a rebuild would replace."""
-
-
-class TakenOverError(OperatorError):
-    """Somebody else took a partition over while it was rebuilt."""
 
 
 class Told(Protocol):
@@ -76,32 +75,20 @@ class StageRebuilt:
 
 @dataclass(frozen=True)
 class Rebuilt:
-    """What a rebuild did; `resumed` when it went on with one that had been interrupted."""
+    """What a rebuild did; `resumed` when it went on with one that had been interrupted. `ledger`: of a pipeline that learns."""
 
     pipeline: str
     seconds: float
     resumed: bool
     stages: list[StageRebuilt]
-
-
-@dataclass(frozen=True)
-class _Part:
-    """A partition to rebuild: `last` is the last record that is replayed, `pins` are for those behind it."""
-
-    stage: EntityStage
-    at: PartitionId
-    last: int
-    pins: list[tuple[int, str]]
-
-    @property
-    def place(self) -> Partition:
-        return (self.at.topic, self.at.partition)
+    ledger: LedgerRebuilt | None
 
 
 class Rebuild:
-    """Rebuilds one pipeline. `identities` has those of the topics, `committed` the group's offsets of the hop topics.
+    """Rebuilds one pipeline. `identities` has those of the topics, `committed` the offsets that workers and learn processes
+    have committed, of the hop topics and of `hop-join`. `archive` is the one that learn processes have.
 
-    No worker may run meanwhile: one that comes is refused, and ends the rebuild, which can be run again.
+    Nobody may run meanwhile: a worker that comes is refused, and ends the rebuild, which can be run again.
     """
 
     def __init__(
@@ -114,6 +101,7 @@ class Rebuild:
         logs: Logs,
         committed: Mapping[Partition, int],
         told: Told = lambda what, share: None,
+        archive: Archive | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._pipeline, self._settings, self._topics = pipeline, settings, topics
@@ -123,6 +111,8 @@ class Rebuild:
         self._metrics = Metrics(CollectorRegistry(), clock=clock, now_ms=lambda: 0.0)
         self._holders = IdHolders(entity_batches(pipeline, settings, 0))
         self._read, self._all = 0, 1  # records
+        known = (pipeline, settings, topics, identities, store, logs, committed, archive)
+        self._ledger = LedgerRebuild(*known, self._metrics, self._heard) if topics.learn else None
 
     async def run(self, *, discard: bool = False) -> Rebuilt:
         """Do it. `discard`: also where the store knows something of the pipeline, which is thrown away.
@@ -138,15 +128,20 @@ class Rebuild:
         if not resumed:
             await self._store.forget(self._pipeline.name)
         work = [await self._marked(number, stage) for number, stage in enumerate(stages)]
+        joins = await self._ledger.marked() if self._ledger else []
         await self._reserve(work[0])
         for number, parts in enumerate(work):
             # Partitions of the first stage share one map of event ids, so what came first in time goes first.
             for together in [parts] if number == 0 else [[part] for part in parts]:
                 await self._replay(together)
-        for part in chain.from_iterable(work):
-            await self._open(part)
+        for part in joins:
+            await self._ledger.replay(part)  # type: ignore[union-attr]  # there is one, or there were no parts
+        for part in chain(*work, joins):
+            await part.open()
         seconds = round(self._clock() - began, 3)
-        return Rebuilt(self._pipeline.name, seconds, resumed, list(map(self._report, self._plans, stages)))
+        done = list(map(self._report, self._plans, stages))
+        ledger = None if self._ledger is None else self._ledger.report()
+        return Rebuilt(self._pipeline.name, seconds, resumed, done, ledger)
 
     # What is there.
 
@@ -170,6 +165,7 @@ class Rebuild:
             topic = self._topics.hops[plan.entity]
             for number in range(topic.partitions):
                 yield self._partition(topic.name, number)
+        yield from self._ledger.partitions() if self._ledger else ()
 
     def _partition(self, topic: str, number: int) -> PartitionId:
         return PartitionId(self._pipeline.name, topic, number, self._identities[topic])
@@ -183,68 +179,33 @@ class Rebuild:
         of = (self._pipeline, self._topics, self._identities, self._logs, self._committed)
         return Proof(*of, self._holders, self._heard).stages()
 
-    async def _marked(self, number: int, proven: ProvenStage) -> list[_Part]:
+    async def _marked(self, number: int, proven: ProvenStage) -> list[RebuiltPartition]:
         """The partitions that are to be rebuilt, each taken over under the identity that no worker goes on from."""
         of = (self._pipeline, self._settings, self._topics)
-        stage = silent_stage(*of, number, self._store, self._metrics)
+        stage = mute_stage(*of, number, self._store, self._metrics)
         parts = []
-        for survey, last, wanted in zip(proven.survey.partitions, proven.proven, proven.pins, strict=True):
-            at = self._partition(*survey.place)
-            loaded = await self._store.load(at)
-            if loaded.identity == at.identity:
-                continue  # an interrupted rebuild had got as far as to open it
-            parts.append(_Part(stage, at, last, wanted))
-            if loaded.applied == NOTHING_APPLIED:
-                nothing = replace(loaded, watermark_us=NO_EVENT_US)
-                await self._commit(stage, at.rebuilding, nothing, survey.begins - 1)
+        for survey, last, pins in zip(proven.survey.partitions, proven.proven, proven.pins, strict=True):
+            part = RebuiltPartition(stage, self._store, self._partition(*survey.place), last, pins)
+            if await part.marked(survey.begins):
+                parts.append(part)
         return parts
 
-    async def _reserve(self, parts: Sequence[_Part]) -> None:
+    async def _reserve(self, parts: Sequence[RebuiltPartition]) -> None:
         """Give the ids that the workers will ask for again to the events that have them."""
         for part in parts[:1]:  # the map is shared
             for claim in self._holders.claims(part.at, await self._store.load(part.at)):
                 if isinstance(await self._store.claim(claim), Refused):
-                    raise _taken_over(part.at)
+                    raise part.taken_over()
 
-    async def _replay(self, parts: Sequence[_Part]) -> None:
-        memories = [await part.stage.open(part.at.rebuilding) for part in parts]
+    async def _replay(self, parts: Sequence[RebuiltPartition]) -> None:
+        memories: list[Memory] = [await part.begun() for part in parts]
         logs = {
             number: self._logs.read(part.place, memory.applied + 1, part.last + 1)
             for number, (part, memory) in enumerate(zip(parts, memories, strict=True))
         }
         for number, records in in_time_order(logs, self._settings.batch_max_records):
-            await self._worked(parts[number], memories[number], records)
+            await parts[number].worked(memories[number], records)
             self._heard(f"rebuilding {parts[number].stage.name}", len(records))
-
-    async def _worked(self, part: _Part, memory: Memory, records: list[Record]) -> None:
-        while records:
-            outcome = await part.stage.process(memory, records)
-            if isinstance(outcome, Refused):
-                raise _taken_over(part.at)
-            records = [record for record in records if record.offset > outcome]
-
-    # 4 open
-
-    async def _open(self, part: _Part) -> None:
-        loaded = await self._store.load(part.at)
-        in_flight = NOTHING_APPLIED
-        for last, versions in part.pins:
-            first = max(loaded.applied, in_flight) + 1
-            name, applied = part.stage.name, loaded.applied
-            claim = Claim(part.at, loaded.epoch, applied, first, last, versions, name, in_flight=in_flight)
-            if isinstance(await self._store.claim(claim), Refused):
-                raise _taken_over(part.at)
-            in_flight = last
-        await self._commit(part.stage, part.at, loaded, loaded.applied)
-
-    async def _commit(self, stage: EntityStage, at: PartitionId, known: Loaded, applied: int) -> None:
-        """Write nothing but where the partition stands, and under which identity."""
-        commit = Commit(
-            at, known.epoch, known.applied, applied, known.seen, known.watermark_us, stage.name, ()
-        )
-        answer = await self._store.commit(commit)
-        if isinstance(answer, Refused) and not answer.already_done(commit):
-            raise _taken_over(at)
 
     # What is told.
 
@@ -272,10 +233,3 @@ class Rebuild:
 
 def _text(time_us: int) -> str:
     return utc_texts(np.array([time_us]))[0]
-
-
-def _taken_over(at: PartitionId) -> TakenOverError:
-    return TakenOverError(
-        f"{at.topic}/{at.partition} was taken over by a worker, or by another rebuild, while it was rebuilt: stop it, and run "
-        "the rebuild again; it goes on where it stopped"
-    )

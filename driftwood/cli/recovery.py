@@ -13,6 +13,7 @@ from driftwood.cli.options import AsJson, Overrides, PipelineArgument, SettingsF
 
 if TYPE_CHECKING:
     from offline.rebuild import StageRebuilt
+    from offline.rebuilt_ledger import LedgerRebuilt
 
 
 def add_to(app: typer.Typer) -> None:
@@ -34,7 +35,7 @@ def rebuild(
 ) -> None:
     """Rebuild a pipeline's state in Redis from its hop topics, as far as they reach. Nothing is published again.
 
-    All workers have to be stopped. An interrupted rebuild goes on where it stopped when it is run again; before it has
+    All workers and learn processes have to be stopped. An interrupted rebuild goes on where it stopped when it is run again; before it has
     ended no worker starts. docs/operations.md has the steps.
     """
     from driftwood.rebuilding import rebuild as rebuild_now
@@ -50,9 +51,14 @@ def rebuild(
         output.line(f"{done.pipeline} {begun} in {done.seconds:,.1f} s")
         headings = ["stage", "records", "new rows", "left to workers", "windows complete"]
         output.table(headings, rows_of(done.stages))
+        if done.ledger is not None:
+            output.line(ledger_line(done.ledger))
     for stage in done.stages:
         warn(stage)
-    output.say(f"Start the workers: driftwood run {pipeline}")
+    if done.ledger is not None:
+        warn_of_ledger(done.ledger)
+    learns = "" if done.ledger is None else f", and driftwood learn {pipeline}"
+    output.say(f"Start the workers: driftwood run {pipeline}{learns}")
 
 
 def rows_of(stages: Sequence[StageRebuilt]) -> list[tuple[str, ...]]:
@@ -64,6 +70,29 @@ def rows_of(stages: Sequence[StageRebuilt]) -> list[tuple[str, ...]]:
         (stage.entity, f"{stage.records:,}", f"{stage.rows:,}", f"{stage.to_answer:,}", text)
         for stage, text in zip(stages, complete, strict=True)
     ]
+
+
+def ledger_line(ledger: LedgerRebuilt) -> str:
+    """What became of the ledger."""
+    return (
+        f"ledger of the join: {ledger.records:,} records, {ledger.rows:,} rows, {ledger.to_settle:,} records left to the learn "
+        "process"
+    )
+
+
+def warn_of_ledger(ledger: LedgerRebuilt) -> None:
+    """Say what the ledger lacks, if anything."""
+    if ledger.deleted_unread:
+        output.say(
+            f"WARNING: {ledger.deleted_unread:,} records were deleted from hop-join, and nobody knows that they had been joined: "
+            "labels in them may not have been learnt."
+        )
+    if not ledger.whole:
+        since = "now on" if ledger.reaches_back_to is None else ledger.reaches_back_to
+        output.say(
+            f"WARNING: hop-join holds what was answered from {since} on: labels of events that were answered before wait for "
+            "them, and become unknown."
+        )
 
 
 def warn(stage: StageRebuilt) -> None:

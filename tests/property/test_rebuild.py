@@ -25,7 +25,8 @@ from features.errors import PositionError
 from features.memory_store import MemoryStore
 from features.store import Commit, Committed, Refused
 from models.model_store import ModelStore
-from offline.rebuild import NotEmptyError, Rebuild, Rebuilt, TakenOverError
+from offline.rebuild import NotEmptyError, Rebuild, Rebuilt
+from offline.rebuilt_partition import TakenOverError
 from streams.prediction import position_text
 from streams.producer import partition_of
 from streams.served import ServedCodec

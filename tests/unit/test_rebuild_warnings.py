@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from driftwood.cli.recovery import rows_of, warn
+from driftwood.cli.recovery import ledger_line, rows_of, warn, warn_of_ledger
 from offline.rebuild import StageRebuilt
+from offline.rebuilt_ledger import LedgerRebuilt
 
 
 def stage(**more: Any) -> StageRebuilt:
@@ -58,3 +59,31 @@ def test_what_is_missing_is_a_warning(found, said, cell, capfd):
     warn(found)
     assert " ".join(capfd.readouterr().err.split()) == said
     assert rows_of([found]) == [("card", "1,200", "60,000", "3", cell)]
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (LedgerRebuilt(12_000, 900, 3, True, None, 0), ""),
+        (
+            LedgerRebuilt(12_000, 900, 3, False, "2024-05-01T10:00:00Z", 0),
+            (
+                "WARNING: hop-join holds what was answered from 2024-05-01T10:00:00Z on: labels of events that were answered "
+                "before wait for them, and become unknown."
+            ),
+        ),
+        (
+            LedgerRebuilt(12_000, 900, 3, True, None, 40),
+            (
+                "WARNING: 40 records were deleted from hop-join, and nobody knows that they had been joined: labels in them may "
+                "not have been learnt."
+            ),
+        ),
+    ],
+)
+def test_what_the_ledger_lacks_is_a_warning(found, said, capfd):
+    warn_of_ledger(found)
+    assert " ".join(capfd.readouterr().err.split()) == said
+    assert ledger_line(found) == (
+        "ledger of the join: 12,000 records, 900 rows, 3 records left to the learn process"
+    )
