@@ -68,6 +68,8 @@ def _threshold(pipeline: Pipeline) -> float:
     if pipeline.decide is None:
         return float("nan")
     fallback = pipeline.fallback
-    highest = fallback if isinstance(fallback, float) else 1.0 if pipeline.label.kind == "binary" else HIGHEST
+    # Learners that answer beside it may say more than it does.
+    alone = isinstance(fallback, float) and not pipeline.online
+    highest = fallback if alone else 1.0 if pipeline.label.kind == "binary" else HIGHEST
     # One event out of infinitely many a day: a rule that chooses by rank finds no room for it.
     return pipeline.decide.threshold(np.array([highest]), float("inf"))

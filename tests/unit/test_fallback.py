@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from driftwood import CostMatrix, DailyCapacity, Label, Pipeline, Threshold, categorical
+from driftwood import CostMatrix, DailyCapacity, Label, Pipeline, Threshold, categorical, scaled_logistic
 from features.errors import ModelError
 from features.feature_set import FeatureMatrix
 from models.fallback import FALLBACK_PREFIX, FallbackScorer
@@ -98,3 +98,8 @@ def test_the_version_follows_the_declaration():
 def test_a_matrix_of_other_features_is_refused():
     with pytest.raises(ModelError, match="other ones"):
         FallbackScorer(pipeline()).score(FeatureMatrix(("km",), np.zeros((1, 1)), {}))
+
+
+def test_nothing_is_decided_by_daily_capacity_where_learners_say_more_than_the_fallback():
+    learning = pipeline(fallback=0.008, decide=DailyCapacity(10), online=[scaled_logistic()])
+    assert FallbackScorer(learning).threshold > 1.0
