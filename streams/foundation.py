@@ -60,10 +60,10 @@ async def reached(
     down.push_async_callback(store.aclose)
     snapshots = RedisSnapshots.connect(settings.redis_url)
     down.push_async_callback(snapshots.aclose)
-    ledger = RedisPressure.connect(settings.redis_url, pipeline.name)
-    down.push_async_callback(ledger.aclose)
+    shared = RedisPressure.connect(settings.redis_url, pipeline.name)
+    down.push_async_callback(shared.aclose)
     troubled = metrics.errors.labels("redis").inc
-    pressure = Pressure(ledger, uuid.uuid4().hex, settings.unread_bytes_max, troubled)
+    pressure = Pressure(shared, uuid.uuid4().hex, settings.unread_bytes_max, troubled)
     client = settings.kafka_client(**{"message.max.bytes": settings.max_message_bytes})
     publisher = Publisher(settings_for(settings.brokers, **client), metrics.errors.labels("kafka").inc)
     down.push_async_callback(publisher.close, settings.stop_timeout.total_seconds() / 4)

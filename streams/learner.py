@@ -23,7 +23,7 @@ from typing import Any, Protocol
 
 from features.errors import PositionError, SnapshotError, StateLostError, StoreError, UnreachableError
 from features.snapshot_store import FIRST, Published, Snapshot, SnapshotStore
-from features.store import NOTHING_APPLIED, PartitionId, Refused
+from features.store import NOTHING_APPLIED, Loaded, PartitionId, Refused
 from models.snapshot import seal, unseal
 from streams.batch import Partition, Record
 from streams.dead_letters import DeadLetterWriter
@@ -39,6 +39,20 @@ PUBLISH_EVERY_S = 1.0
 
 # How long one batch may be stepped, in seconds: a slow learner's batches are cut, so that the worker sees it move.
 STEP_BUDGET_S = 0.25
+
+
+# Between two copies of a snapshot outside Redis, in seconds: when Redis is lost, so many labels are learnt again.
+COPY_EVERY_S = 3_600.0
+
+
+class Copies(Protocol):
+    """Where a copy of the newest snapshot is kept (`streams/snapshot_copies.py`). Both raise OSError."""
+
+    def write(self, snapshot: Snapshot) -> None:
+        """It takes the place of the one before."""
+
+    def read(self, partition: PartitionId) -> Snapshot | None:
+        """The copy; None where there is none that was learnt from this topic. Raises `SnapshotError` unless it is ours."""
 
 
 class LearnerMaker(Protocol):
@@ -73,6 +87,7 @@ class LearnMemory:
     publishing: asyncio.Task[None] | None = None
     later: asyncio.TimerHandle | None = None  # the next snapshot, when it is not time yet
     began_s: float = float("-inf")  # the newest snapshot, by the stage's clock
+    copied_s: float = float("-inf")  # the newest copy of one
     behind_since_s: float | None = None
     figures: bytes = b"{}"  # of the newest snapshot, as it was published
     refused: Refused | None = None
@@ -121,7 +136,8 @@ class LearnStage:
     `begins_anew`: where the store knows of no snapshot, it learns again from the first record of `outcomes`, and comes to
     what it was; a log that begins later is refused by the transport. `afresh`: where the newest snapshot belongs to other
     features or another key, go on behind it with learners that have seen nothing. `answering` are the partitions whose
-    batches are pinned to snapshots: those that their pins name are not dropped.
+    batches are pinned to snapshots: those that their pins name are not dropped. `oldest` gives the offset of the oldest
+    record of a partition, and raises as `streams.topic_log.TopicLog.bounds`.
     """
 
     maker: LearnerMaker
@@ -138,6 +154,8 @@ class LearnStage:
     step_budget_s: float = STEP_BUDGET_S
     begins_anew: bool = True
     answering: Sequence[Partition] = ()
+    copies: Copies | None = None
+    oldest: Callable[[Partition], int] = lambda place: 0
     thread: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(max_workers=1, thread_name_prefix="learner")
     )
@@ -162,6 +180,8 @@ class LearnStage:
                 f"{partition.identity}: {partition.topic} was made again, or another broker is configured. Point brokers at "
                 "the old one, or begin afresh with an empty Redis database"
             )
+        if loaded.applied == NOTHING_APPLIED:
+            loaded = await self._recovered(partition, loaded)
         learner = await self._learner(partition.pipeline, loaded.applied)
         batches = MiniBatches(learner, self.codec, loaded.applied, dict(loaded.seen))
         figures = json.dumps(await self._in_thread(learner.figures)).encode()
@@ -213,6 +233,43 @@ class LearnStage:
 
     # ---- the learners
 
+    async def _recovered(self, partition: PartitionId, loaded: Loaded) -> Loaded:
+        """The store knows nothing: go on from the copy, if there is one; else behind what is deleted of `outcomes`."""
+        snapshot = await self._in_thread(self._copy, partition)
+        if snapshot is None:
+            oldest = await asyncio.to_thread(self.oldest, (partition.topic, partition.partition))
+            if oldest == 0:
+                return loaded
+            snapshot = await self._in_thread(self._afresh_behind, partition, oldest - 1)
+        snapshot = replace(snapshot, epoch=loaded.epoch, applied=loaded.applied)
+        if isinstance(await self.store.publish(snapshot), Refused):
+            return await self.store.load(partition)  # somebody was quicker
+        return replace(loaded, applied=snapshot.version, seen=snapshot.seen)
+
+    def _copy(self, partition: PartitionId) -> Snapshot | None:
+        try:
+            found = None if self.copies is None else self.copies.read(partition)
+        except SnapshotError as error:
+            if not self.afresh:
+                raise
+            log.warning("the copy of the learners is left, as asked: %s", error)
+            return None
+        if found is not None:
+            log.warning(
+                "the store knows nothing of the learners: they go on from the copy of %d", found.version
+            )
+        return found
+
+    def _afresh_behind(self, partition: PartitionId, version: int) -> Snapshot:
+        log.warning(
+            "the store knows nothing of the learners of %s, there is no copy of a snapshot, and outcomes up to %d are deleted: "
+            "they begin afresh behind these, with what training has taught them",
+            *(partition.pipeline, version),
+        )
+        learner = self.maker.new()
+        memory = LearnMemory(partition, 0, version, MiniBatches(learner, self.codec, version, {}))
+        return self._snapshot(memory)
+
     async def _learner(self, pipeline: str, version: int) -> Learner:
         if version == FIRST and await self.store.state(pipeline, FIRST) is None:
             begun: Learner = await self._in_thread(self.maker.new)
@@ -223,7 +280,10 @@ class LearnStage:
             learner: Learner = await self._in_thread(self.maker.restored, state)
         except (SnapshotError, StateLostError) as error:
             if not self.afresh:
-                raise
+                raise type(error)(
+                    f"{error}. The learners of {pipeline} cannot go on from snapshot {version}: put that right, or run "
+                    "'driftwood learn --afresh', which goes on behind it with new learners"
+                ) from error
             log.warning("the learners begin afresh behind outcome %d, as asked: %s", version, error)
             return self.maker.new()
         return learner
@@ -233,8 +293,7 @@ class LearnStage:
         if data is None:
             raise StateLostError(
                 f"Redis knows that the learners of {pipeline} have published snapshot {version}, and has it no more: a key "
-                "was deleted or evicted. Restore Redis; or run 'driftwood learn --afresh', which goes on behind it with "
-                "learners that have seen nothing"
+                "was deleted or evicted, and Redis is to be restored"
             )
         return self.sealing.opened("state", data)
 
@@ -277,6 +336,7 @@ class LearnStage:
         try:
             snapshot = await self._in_thread(self._snapshot, memory)
             self._answered(memory, snapshot, await self.store.publish(snapshot))
+            await self._copied(memory, snapshot)
         except (UnreachableError, StoreError) as error:
             self._troubled(memory, error)
         except Exception as error:
@@ -286,6 +346,16 @@ class LearnStage:
             memory.publishing = None
         if memory.failed is None:
             self._publish_when_due(memory)
+
+    async def _copied(self, memory: LearnMemory, snapshot: Snapshot) -> None:
+        """Keep a copy of what was published, if it is time."""
+        if self.copies is None or memory.refused or self.clock() < memory.copied_s + COPY_EVERY_S:
+            return
+        memory.copied_s = self.clock()
+        try:
+            await asyncio.to_thread(self.copies.write, snapshot)
+        except OSError as error:
+            log.warning("no copy of snapshot %d could be kept: %s", snapshot.version, error)
 
     def _snapshot(self, memory: LearnMemory) -> Snapshot:
         """Runs in the learner's thread, between two steps."""

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 LOOK_EVERY_S = 0.1
 
 
-class Ledger(Protocol):
+class SharedUnread(Protocol):
     """Where workers share what is unread. Partitions are named "<topic>/<number>"."""
 
     async def applied(self, partitions: Sequence[Partition]) -> list[int]:
@@ -72,10 +72,10 @@ class Pressure:
     """
 
     def __init__(
-        self, ledger: Ledger, worker: str, limit_bytes: int, troubled: Callable[[], None] = lambda: None
+        self, shared: SharedUnread, worker: str, limit_bytes: int, troubled: Callable[[], None] = lambda: None
     ) -> None:
         """`troubled` is called for each look that Redis did not answer."""
-        self._ledger, self._worker, self._limit_bytes = ledger, worker, limit_bytes
+        self._shared, self._worker, self._limit_bytes = shared, worker, limit_bytes
         self._troubled = troubled
         self._sent: dict[Partition, deque[tuple[int, int]]] = defaultdict(deque)
         self._unread: Counter[Partition] = (
@@ -123,14 +123,14 @@ class Pressure:
     async def look(self) -> None:
         """Forget what was applied, share the rest, and let the sources go on or wait."""
         partitions = list(self._sent)
-        for key, applied in zip(partitions, await self._ledger.applied(partitions), strict=True):
+        for key, applied in zip(partitions, await self._shared.applied(partitions), strict=True):
             waiting = self._sent[key]
             while waiting and waiting[0][0] <= applied:
                 waiting.popleft()
         unread = {key: sum(size for _, size in waiting) for key, waiting in self._sent.items()}
         known = Counter(self._unread)
-        shared = await self._ledger.share(self._worker, unread)
-        self._unread = Counter(shared) + (self._unread - known)  # the latter was sent meanwhile
+        everybodys = await self._shared.share(self._worker, unread)
+        self._unread = Counter(everybodys) + (self._unread - known)  # the latter was sent meanwhile
         self._decide()
 
     def _decide(self) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from features.errors import StateLostError
+from features.errors import OperatorError, StateLostError
 from features.store import NOTHING_APPLIED, PartitionId, Refused
 from streams.batch import FetchedBatch, Partition
 from streams.mailbox import Mailbox, MailboxLimits, PartitionTasks, Piece, Put
@@ -67,7 +67,7 @@ class Worker:
         fatal: Callable[[BaseException], None],
     ) -> None:
         self._stages, self._pressure = stages, pressure
-        self._grace_s, self._clock = grace_s, clock
+        self._grace_s, self._clock, self._fatal = grace_s, clock, fatal
         self._memories: dict[Partition, StageMemory] = {}
         self._busy_since: dict[Partition, float] = {}  # of what is in hand, the last that moved
         self._arrived: dict[Partition, float] = {}  # when the group gave us what does not flow yet
@@ -92,7 +92,15 @@ class Worker:
         self._arrived[partition] = self._clock()
         if partition[0] not in self._stages.entities:
             return None
-        return (await self._open(partition)).applied + 1
+        try:
+            return (await self._open(partition)).applied + 1
+        except OperatorError as error:
+            # Who runs this worker stops it, and ends with that sentence. Raised, it would crash Faust's consumer first.
+            self._fatal(error)
+            await (
+                asyncio.get_running_loop().create_future()
+            )  # until this is cancelled: the partition never flows
+            return None
 
     def started(self, partition: Partition, offset: int, seek: int) -> None:
         """The partition is ours and flows."""

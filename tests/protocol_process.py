@@ -107,7 +107,7 @@ class Process:
         self._context.run(OWNER.set, self)
         self.worker = Worker(
             world.stages(self),
-            Pressure(_NoLedger(), name, limit_bytes=0),
+            Pressure(_NothingUnread(), name, limit_bytes=0),
             limits=PIECE,
             grace_s=GRACE_S,
             clock=lambda: 0.0,
@@ -241,7 +241,7 @@ class Process:
         return task
 
 
-class _NoLedger:
+class _NothingUnread:
     async def applied(self, partitions: Sequence[Place]) -> list[int]:
         return [-1] * len(partitions)
 

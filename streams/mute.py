@@ -20,7 +20,7 @@ from streams.settings import Settings
 from streams.topics import PipelineTopics
 
 
-class Silence:
+class Mute:
     """Takes the place of what answers, and of the publisher."""
 
     def versions(self) -> str:
@@ -39,7 +39,7 @@ class Silence:
         return {}
 
 
-def silent_stage(
+def mute_stage(
     pipeline: Pipeline,
     settings: Settings,
     topics: PipelineTopics,
@@ -49,13 +49,13 @@ def silent_stage(
 ) -> EntityStage:
     """The stage of this number (0 = the first entity's) without a voice."""
     hop = topics.hops[stage_plans(pipeline.feature_set)[number].entity]
-    silence = Silence()
+    mute = Mute()
     return EntityStage(
         entity_batches(pipeline, settings, number),
-        silence,
+        mute,
         store,
         dead_letter_writer(pipeline, settings, topics, hop.name),
-        silence,
+        mute,
         metrics,
         answers=False,
     )
