@@ -4,6 +4,7 @@
     <folder>/<pipeline>/<version>/card.json    what it reads, was trained on and achieved
     <folder>/<pipeline>/<version>/learners     learners that were taught the same labels, sealed; where there are any
     <folder>/<pipeline>/champion               one line: the version in service
+    <folder>/<pipeline>/snapshot               a copy of the learners' newest snapshot, sealed
 
 A version's name is a digest of the first two, so a damaged or exchanged file is noticed at every load. Files are written
 beside their place and renamed into it: a reader sees a whole version or none, and the old champion or the new one.
@@ -27,6 +28,7 @@ MODEL_FILE = "model.txt"
 CARD_FILE = "card.json"
 LEARNERS_FILE = "learners"
 CHAMPION_FILE = "champion"
+SNAPSHOT_FILE = "snapshot"
 
 _VERSION = re.compile(rf"({FALLBACK_PREFIX})?[0-9a-f]{{{VERSION_DIGITS}}}")
 
@@ -104,6 +106,16 @@ class ModelStore:
     def learners(self, pipeline: str, version: str) -> bytes | None:
         """The learners that were taught with a version, sealed; None where it has none."""
         path = self._place(pipeline, version) / LEARNERS_FILE
+        return _bytes(path) if path.exists() else None
+
+    def save_snapshot(self, pipeline: str, data: bytes) -> None:
+        """Puts a copy of the learners' newest snapshot beside the models, in place of the one before."""
+        (self.folder / pipeline).mkdir(parents=True, exist_ok=True)
+        _write(self.folder / pipeline / SNAPSHOT_FILE, data)
+
+    def snapshot(self, pipeline: str) -> bytes | None:
+        """The copy of the learners' newest snapshot; None where there is none."""
+        path = self.folder / pipeline / SNAPSHOT_FILE
         return _bytes(path) if path.exists() else None
 
     def _read(self, pipeline: str, version: str) -> tuple[str, ModelCard]:

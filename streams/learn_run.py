@@ -30,6 +30,8 @@ from streams.outcomes import OutcomeCodec
 from streams.run import Crew, Started, run_process
 from streams.served_rows import Archive
 from streams.settings import Settings
+from streams.snapshot_copies import SnapshotCopies
+from streams.topic_log import TopicLog
 from streams.topics import learn_group
 from streams.worker import Stages, Worker
 
@@ -113,8 +115,9 @@ def learn_stage(ground: Foundation, *, afresh: bool) -> LearnStage:
     pipeline = ground.pipeline
     outcomes = ground.topics.learning.outcomes.name
     sealing = Sealing(pipeline.feature_set.hash, shared_key(ground.settings))
+    models = ModelStore(ground.settings.models_dir)
     return LearnStage(
-        PipelineLearners(pipeline, ModelStore(ground.settings.models_dir), sealing, afresh),
+        PipelineLearners(pipeline, models, sealing, afresh),
         OutcomeCodec(pipeline),
         ground.snapshots,
         sealing,
@@ -123,6 +126,8 @@ def learn_stage(ground: Foundation, *, afresh: bool) -> LearnStage:
         ground.metrics,
         afresh,
         answering=answering(ground),
+        copies=SnapshotCopies(models, sealing),
+        oldest=lambda place: TopicLog(ground.settings).bounds(place)[0],
     )
 
 
