@@ -32,7 +32,7 @@ from models.pipeline import Pipeline
 from offline.in_process import InProcess
 from offline.one_order import Sent, Slice
 from offline.topic_lists import ListedRecord
-from streams.learner import Sealing
+from streams.learner_states import Sealing
 from streams.mini_batches import MiniBatches
 from streams.outcomes import OutcomeCodec
 from streams.settings import Settings

@@ -36,7 +36,8 @@ from streams.assembly import Ground, assemble, dead_letter_writer
 from streams.batch import Partition
 from streams.entity_batch import stage_plans
 from streams.join_assembly import JoinGround, join_stage, label_sources
-from streams.learner import LearnMemory, LearnStage, Sealing
+from streams.learner import LearnMemory, LearnStage
+from streams.learner_states import Sealing
 from streams.metrics import Metrics
 from streams.outcomes import OutcomeCodec
 from streams.producer import partition_of

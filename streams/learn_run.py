@@ -24,7 +24,8 @@ from streams.entity_batch import stage_plans
 from streams.figures import learner_figures
 from streams.foundation import Foundation, shared_key
 from streams.join_assembly import JoinGround, join_stage, label_sources
-from streams.learner import LearnStage, Sealing
+from streams.learner import LearnStage
+from streams.learner_states import Sealing
 from streams.metrics import Now
 from streams.outcomes import OutcomeCodec
 from streams.run import Crew, Started, run_process

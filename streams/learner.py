@@ -1,6 +1,6 @@
 """The stage that learns: one record of `outcomes` is one mini-batch, stepped in order by the one owner of the partition.
 
-    open     raise the epoch; load the newest snapshot, check its signature, restore every learner from it
+    open     raise the epoch; find where the learners begin (`streams/learner_states.py`), restore every one of them
     begin    1 take the records that are new   2 decode them, drop copies by position   4 step: measure, weigh, learn
     finish   publish a snapshot, at most every second: sealed, fenced, with the position that belongs to it
 
@@ -19,16 +19,17 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from functools import cached_property
+from typing import Any
 
-from features.errors import PositionError, SnapshotError, StateLostError, StoreError, UnreachableError
-from features.snapshot_store import FIRST, Published, Snapshot, SnapshotStore
-from features.store import NOTHING_APPLIED, Loaded, PartitionId, Refused
-from models.snapshot import seal, unseal
+from features.errors import PositionError, StoreError, UnreachableError
+from features.snapshot_store import Published, Snapshot, SnapshotStore
+from features.store import NOTHING_APPLIED, PartitionId, Refused
 from streams.batch import Partition, Record
 from streams.dead_letters import DeadLetterWriter
+from streams.learner_states import Copies, LearnerMaker, LearnerStates, Sealing
 from streams.metrics import Metrics
-from streams.mini_batches import Junk, Learner, MiniBatches, OutcomeReader, Stepped, restores
+from streams.mini_batches import Junk, MiniBatches, OutcomeReader, Stepped
 from streams.predict_road import Publishing
 
 log = logging.getLogger(__name__)
@@ -40,29 +41,8 @@ PUBLISH_EVERY_S = 1.0
 # How long one batch may be stepped, in seconds: a slow learner's batches are cut, so that the worker sees it move.
 STEP_BUDGET_S = 0.25
 
-
 # Between two copies of a snapshot outside Redis, in seconds: when Redis is lost, so many labels are learnt again.
 COPY_EVERY_S = 3_600.0
-
-
-class Copies(Protocol):
-    """Where a copy of the newest snapshot is kept (`streams/snapshot_copies.py`). Both raise OSError."""
-
-    def write(self, snapshot: Snapshot) -> None:
-        """It takes the place of the one before."""
-
-    def read(self, partition: PartitionId) -> Snapshot | None:
-        """The copy; None where there is none that was learnt from this topic. Raises `SnapshotError` unless it is ours."""
-
-
-class LearnerMaker(Protocol):
-    """Makes the learners of a pipeline (`models/learning.py`)."""
-
-    def new(self) -> Learner:
-        """Learners that have seen nothing."""
-
-    def restored(self, state: bytes) -> Learner:
-        """Learners as they were when they gave this state."""
 
 
 @dataclass
@@ -106,22 +86,6 @@ class LearnMemory:
 
 
 @dataclass(frozen=True)
-class Sealing:
-    """How snapshots are signed: the key, and the hash of the features that they are bound to."""
-
-    feature_hash: str
-    key: bytes = field(repr=False)
-
-    def sealed(self, kind: str, version: int, payload: bytes) -> bytes:
-        """The payload, signed."""
-        return seal(kind, version, self.feature_hash, payload, self.key)
-
-    def opened(self, kind: str, data: bytes) -> bytes:
-        """The payload; raises `SnapshotError` unless it is ours."""
-        return unseal(data, kind, self.feature_hash, self.key)
-
-
-@dataclass(frozen=True)
 class Begun:
     """A batch that was stepped, up to the record `last`."""
 
@@ -133,11 +97,11 @@ class Begun:
 class LearnStage:
     """The learners of one pipeline. `clock` is a monotonic clock in seconds, `now_ms` the wall clock.
 
-    `begins_anew`: where the store knows of no snapshot, it learns again from the first record of `outcomes`, and comes to
-    what it was; a log that begins later is refused by the transport. `afresh`: where the newest snapshot belongs to other
-    features or another key, go on behind it with learners that have seen nothing. `answering` are the partitions whose
-    batches are pinned to snapshots: those that their pins name are not dropped. `oldest` gives the offset of the oldest
-    record of a partition, and raises as `streams.topic_log.TopicLog.bounds`.
+    `begins_anew`: a store that knows nothing of it is no error (`streams/learner_states.py`). `afresh`: where a snapshot
+    belongs to other features or another key, go on behind it with learners that no outcome has taught. `answering` are the
+    partitions whose batches are pinned to snapshots: those that their pins name are not dropped. `copies` keeps one of the
+    newest snapshot every hour. `oldest` gives the offset of the oldest record of a partition, and raises as
+    `streams.topic_log.TopicLog.bounds`.
     """
 
     maker: LearnerMaker
@@ -181,8 +145,8 @@ class LearnStage:
                 "the old one, or begin afresh with an empty Redis database"
             )
         if loaded.applied == NOTHING_APPLIED:
-            loaded = await self._recovered(partition, loaded)
-        learner = await self._learner(partition.pipeline, loaded.applied)
+            loaded = await self._states.recovered(partition, loaded)
+        learner = await self._states.learner(partition.pipeline, loaded.applied)
         batches = MiniBatches(learner, self.codec, loaded.applied, dict(loaded.seen))
         figures = json.dumps(await self._in_thread(learner.figures)).encode()
         memory = LearnMemory(partition, loaded.epoch, loaded.applied, batches, figures=figures)
@@ -203,7 +167,7 @@ class LearnStage:
             return memory.refused
         timer = self.metrics.timer(self.name)
         fresh = [record for record in records if record.offset > memory.batches.taken]
-        states = await self._states(memory.partition.pipeline, fresh)
+        states = await self._states.wanted(memory.partition.pipeline, fresh)
         step = memory.batches.step_all
         stepped = await self._in_thread(step, fresh, states, self.clock, self.step_budget_s)
         if stepped.junk is not None:
@@ -231,82 +195,12 @@ class LearnStage:
             assert memory.publishing is not None
             await memory.publishing
 
-    # ---- the learners
-
-    async def _recovered(self, partition: PartitionId, loaded: Loaded) -> Loaded:
-        """The store knows nothing: go on from the copy, if there is one; else behind what is deleted of `outcomes`."""
-        snapshot = await self._in_thread(self._copy, partition)
-        if snapshot is None:
-            oldest = await asyncio.to_thread(self.oldest, (partition.topic, partition.partition))
-            if oldest == 0:
-                return loaded
-            snapshot = await self._in_thread(self._afresh_behind, partition, oldest - 1)
-        snapshot = replace(snapshot, epoch=loaded.epoch, applied=loaded.applied)
-        if isinstance(await self.store.publish(snapshot), Refused):
-            return await self.store.load(partition)  # somebody was quicker
-        return replace(loaded, applied=snapshot.version, seen=snapshot.seen)
-
-    def _copy(self, partition: PartitionId) -> Snapshot | None:
-        try:
-            found = None if self.copies is None else self.copies.read(partition)
-        except SnapshotError as error:
-            if not self.afresh:
-                raise
-            log.warning("the copy of the learners is left, as asked: %s", error)
-            return None
-        if found is not None:
-            log.warning(
-                "the store knows nothing of the learners: they go on from the copy of %d", found.version
-            )
-        return found
-
-    def _afresh_behind(self, partition: PartitionId, version: int) -> Snapshot:
-        log.warning(
-            "the store knows nothing of the learners of %s, there is no copy of a snapshot, and outcomes up to %d are deleted: "
-            "they begin afresh behind these, with what training has taught them",
-            *(partition.pipeline, version),
+    @cached_property
+    def _states(self) -> LearnerStates:
+        return LearnerStates(
+            *(self.maker, self.store, self.sealing, self.afresh),
+            *(self.copies, self.oldest, self.now_ms, self.thread),
         )
-        learner = self.maker.new()
-        memory = LearnMemory(partition, 0, version, MiniBatches(learner, self.codec, version, {}))
-        return self._snapshot(memory)
-
-    async def _learner(self, pipeline: str, version: int) -> Learner:
-        if version == FIRST and await self.store.state(pipeline, FIRST) is None:
-            begun: Learner = await self._in_thread(self.maker.new)
-            return begun
-        try:
-            state = await self._own_state(pipeline, version)
-            # Ours, and yet perhaps of learners that the pipeline no longer declares, or of an older format.
-            learner: Learner = await self._in_thread(self.maker.restored, state)
-        except (SnapshotError, StateLostError) as error:
-            if not self.afresh:
-                raise type(error)(
-                    f"{error}. The learners of {pipeline} cannot go on from snapshot {version}: put that right, or run "
-                    "'driftwood learn --afresh', which goes on behind it with new learners"
-                ) from error
-            log.warning("the learners begin afresh behind outcome %d, as asked: %s", version, error)
-            return self.maker.new()
-        return learner
-
-    async def _own_state(self, pipeline: str, version: int) -> bytes:
-        data = await self.store.state(pipeline, version)
-        if data is None:
-            raise StateLostError(
-                f"Redis knows that the learners of {pipeline} have published snapshot {version}, and has it no more: a key "
-                "was deleted or evicted, and Redis is to be restored"
-            )
-        return self.sealing.opened("state", data)
-
-    async def _states(self, pipeline: str, records: Sequence[Record]) -> dict[int, bytes]:
-        """The states of older snapshots that commands among these records set learners back to."""
-        states: dict[int, bytes] = {}
-        for version in restores(records):
-            data = await self.store.state(pipeline, version)
-            if data is None:
-                log.error("snapshot %d is not there any more: no learner is set back to it", version)
-            else:
-                states[version] = self.sealing.opened("state", data)
-        return states
 
     async def _bury(self, partition: int, junk: Junk) -> None:
         letter = junk.letter(partition)
@@ -359,21 +253,11 @@ class LearnStage:
 
     def _snapshot(self, memory: LearnMemory) -> Snapshot:
         """Runs in the learner's thread, between two steps."""
-        batches = memory.batches
-        version, learner, now_ms = batches.taken, batches.learner, self.now_ms()
-        return Snapshot(
-            memory.partition,
-            memory.epoch,
-            memory.applied,
-            version,
-            self.sealing.sealed("scoring", version, learner.scoring()),
-            self.sealing.sealed("state", version, learner.state()),
-            dict(batches.seen),
-            tuple(batches.superseded),
-            json.dumps({**learner.figures(), "published_ms": now_ms}).encode(),
-            int(now_ms // 1_000),
-            self.answering,
-        )
+        batches, partition = memory.batches, memory.partition
+        made = self.sealing.snapshot(partition, batches.taken, batches.learner, batches.seen, self.now_ms())
+        gone = tuple(batches.superseded)
+        owned = replace(made, epoch=memory.epoch, applied=memory.applied, superseded=gone)
+        return replace(owned, pinned_by=self.answering)
 
     def _answered(self, memory: LearnMemory, snapshot: Snapshot, answer: Published | Refused) -> None:
         if isinstance(answer, Refused):

@@ -14,7 +14,7 @@ import msgspec
 from features.snapshot_store import Snapshot
 from features.store import NOTHING_APPLIED, PartitionId, Position
 from models.model_store import ModelStore
-from streams.learner import Sealing
+from streams.learner_states import Sealing
 
 log = logging.getLogger(__name__)
 

@@ -25,7 +25,8 @@ from streams.control import COMMAND, LearnerCommand, encoded
 from streams.dead_letters import DeadLetterWriter
 from streams.feed_notices import FeedNotice, notice_message
 from streams.headers import FRAME, UPSTREAM, header
-from streams.learner import LearnStage, Sealing
+from streams.learner import LearnStage
+from streams.learner_states import Sealing
 from streams.metrics import Metrics
 from streams.producer import Outgoing
 from streams.topic_log import StoredRecord

@@ -90,7 +90,8 @@ def _watch_sources(scene: Scene) -> None:
 
 
 def _watch_learner(scene: _LearnScene) -> None:
-    from streams.learner import LearnStage, Sealing
+    from streams.learner import LearnStage
+    from streams.learner_states import Sealing
 
     open_, begin, answered, sealed = LearnStage.open, LearnStage.begin, LearnStage._answered, Sealing.sealed
 

@@ -14,7 +14,8 @@ from features.errors import SnapshotError, UnreachableError
 from features.snapshot_store import MemorySnapshots
 from models.model_store import ModelStore
 from models.snapshot import unseal
-from streams.learner import COPY_EVERY_S, Sealing
+from streams.learner import COPY_EVERY_S
+from streams.learner_states import Sealing
 from streams.snapshot_copies import SnapshotCopies
 from tests.chained_learner import KEY, PLACE, ChainedMaker, learnt, outcome, stage
 

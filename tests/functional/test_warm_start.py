@@ -25,7 +25,7 @@ from offline.train import labelled_features, train
 from offline.training_problem import Problem, pose, split
 from offline.warm_start import in_order_of_knowing
 from streams.learn_run import PipelineLearners
-from streams.learner import Sealing
+from streams.learner_states import Sealing
 from streams.serving import Serving
 from streams.snapshot_watch import SnapshotFeed
 from tests.chained_learner import stage

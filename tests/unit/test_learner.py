@@ -17,7 +17,8 @@ from features.snapshot_store import MemorySnapshots, Published, Snapshot
 from features.store import Refused
 from models.snapshot import seal, unseal
 from streams.headers import FRAME, UPSTREAM
-from streams.learner import LearnStage, Sealing
+from streams.learner import LearnStage
+from streams.learner_states import Sealing
 from streams.mini_batches import MiniBatches
 from streams.taken import OtherVersionError
 from streams.topic_log import StoredRecord
