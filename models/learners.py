@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from features.errors import PipelineError
 from features.schema import is_name
+from models.argument_checks import check_number, check_switch, check_whole
 
 if TYPE_CHECKING:
     from models.label import Label
@@ -113,9 +114,19 @@ def river_model(
     )
 
 
+class ModelClass(Protocol):
+    """The class of a declared learner's models: the two ways to come by one."""
+
+    def made(self, spec: Any, pipeline: Pipeline) -> OnlineModel:
+        """One that has learnt nothing."""
+
+    def restored(self, spec: Any, pipeline: Pipeline, state: bytes) -> OnlineModel:
+        """The one of these `state_bytes`; raises SnapshotError."""
+
+
 @dataclass(frozen=True)
-class _Learner:
-    """What all have: a name, and an identity that is the same in every process."""
+class Declared:
+    """What all have: a name, an identity that is the same in every process, and models that are made and restored."""
 
     name: str
 
@@ -129,9 +140,25 @@ class _Learner:
         """Everything that decides what is learnt."""
         return repr(self)
 
+    def check(self, label: Label, place: str) -> None:
+        """Raises PipelineError, beginning with `place`, for a label that it cannot predict. Here: every label will do."""
+
+    def make(self, pipeline: Pipeline) -> OnlineModel:
+        """A model that has learnt nothing."""
+        return self._model.made(self, pipeline)
+
+    def restore(self, pipeline: Pipeline, state_bytes: bytes) -> OnlineModel:
+        """The model of these `state_bytes` (unsealed: there may be a pickle in them); raises SnapshotError."""
+        return self._model.restored(self, pipeline, state_bytes)
+
+    @property
+    def _model(self) -> ModelClass:
+        """Imported when somebody learns: loading a pipeline file never loads River."""
+        raise NotImplementedError
+
 
 @dataclass(frozen=True)
-class Linear(_Learner):
+class Linear(Declared):
     """What `scaled_logistic` and `scaled_linear` make."""
 
     regression: bool
@@ -143,10 +170,10 @@ class Linear(_Learner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_number(f"{self.name}, learning_rate", self.learning_rate, above=0.0)
-        _check_whole(f"{self.name}, rows_per_step", self.rows_per_step, 1)
+        check_number(f"{self.name}, learning_rate", self.learning_rate)
+        check_whole(f"{self.name}, rows_per_step", self.rows_per_step, 1)
         for option in ("over_champion", "champion_input", "soften"):
-            _check_switch(f"{self.name}, {option}", getattr(self, option))
+            check_switch(f"{self.name}, {option}", getattr(self, option))
         if self.champion_input and not self.over_champion:
             raise PipelineError(f"{self.name}, champion_input", "True", "over_champion=True beside it")
 
@@ -156,17 +183,11 @@ class Linear(_Learner):
             wanted = "scaled_linear()" if label.kind == "regression" else "scaled_logistic()"
             raise PipelineError(place, f"{self.name!r} for a {label.kind} label", wanted)
 
-    def make(self, pipeline: Pipeline) -> OnlineModel:
-        """A model that has learnt nothing."""
+    @property
+    def _model(self) -> ModelClass:
         from models.linear import LinearModel
 
-        return LinearModel.made(self, pipeline)
-
-    def restore(self, pipeline: Pipeline, state_bytes: bytes) -> OnlineModel:
-        """The model of these `state_bytes`; raises SnapshotError."""
-        from models.linear import LinearModel
-
-        return LinearModel.restored(self, pipeline, state_bytes)
+        return LinearModel
 
     def scorer(self, pipeline: Pipeline, scoring_bytes: bytes) -> OnlineScorer:
         """NumPy alone: River is not loaded."""
@@ -176,7 +197,7 @@ class Linear(_Learner):
 
 
 @dataclass(frozen=True)
-class Tree(_Learner):
+class Tree(Declared):
     """What `bounded_tree` makes."""
 
     max_depth: int
@@ -188,27 +209,18 @@ class Tree(_Learner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_whole(f"{self.name}, max_depth", self.max_depth, 1, 12)
-        _check_whole(f"{self.name}, grace_period", self.grace_period, 1)
-        _check_whole(f"{self.name}, seed", self.seed, 0)
-        _check_number(f"{self.name}, delta", self.delta, above=0.0)
-        _check_number(f"{self.name}, tau", self.tau, above=0.0)
-        _check_number(f"{self.name}, smoothing", self.smoothing, above=-1e-9)
+        check_whole(f"{self.name}, max_depth", self.max_depth, 1, 12)
+        check_whole(f"{self.name}, grace_period", self.grace_period, 1)
+        check_whole(f"{self.name}, seed", self.seed, 0)
+        check_number(f"{self.name}, delta", self.delta)
+        check_number(f"{self.name}, tau", self.tau)
+        check_number(f"{self.name}, smoothing", self.smoothing, zero=True)
 
-    def check(self, label: Label, place: str) -> None:
-        """Every label will do."""
-
-    def make(self, pipeline: Pipeline) -> OnlineModel:
-        """A model that has learnt nothing."""
+    @property
+    def _model(self) -> ModelClass:
         from models.tree import TreeModel
 
-        return TreeModel.made(self, pipeline)
-
-    def restore(self, pipeline: Pipeline, state_bytes: bytes) -> OnlineModel:
-        """The model of these `state_bytes` (unsealed: there is a pickle in them); raises SnapshotError."""
-        from models.tree import TreeModel
-
-        return TreeModel.restored(self, pipeline, state_bytes)
+        return TreeModel
 
     def scorer(self, pipeline: Pipeline, scoring_bytes: bytes) -> OnlineScorer:
         """NumPy alone: River is not loaded."""
@@ -218,7 +230,7 @@ class Tree(_Learner):
 
 
 @dataclass(frozen=True)
-class RiverLearner(_Learner):
+class RiverLearner(Declared):
     """What `river_model` makes."""
 
     estimator: Any
@@ -228,9 +240,9 @@ class RiverLearner(_Learner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_whole(f"{self.name}, rows_per_step", self.rows_per_step, 1)
-        _check_whole(f"{self.name}, seed", self.seed, 0)
-        _check_switch(f"{self.name}, scale", self.scale)
+        check_whole(f"{self.name}, rows_per_step", self.rows_per_step, 1)
+        check_whole(f"{self.name}, seed", self.seed, 0)
+        check_switch(f"{self.name}, scale", self.scale)
         from models.river_estimator import check_estimator
 
         check_estimator(self.estimator, f"river_model({self.name!r})", many=self.rows_per_step > 1)
@@ -246,17 +258,11 @@ class RiverLearner(_Learner):
 
         check_label(self.estimator, label, place)
 
-    def make(self, pipeline: Pipeline) -> OnlineModel:
-        """A clone of the estimator that has learnt nothing, its open seeds set."""
+    @property
+    def _model(self) -> ModelClass:
         from models.river_model import RiverModel
 
-        return RiverModel.made(self, pipeline)
-
-    def restore(self, pipeline: Pipeline, state_bytes: bytes) -> OnlineModel:
-        """The model of these `state_bytes` (unsealed: there is a pickle in them); raises SnapshotError."""
-        from models.river_model import RiverModel
-
-        return RiverModel.restored(self, pipeline, state_bytes)
+        return RiverModel
 
     def scorer(self, pipeline: Pipeline, scoring_bytes: bytes) -> OnlineScorer:
         """River's own object (unsealed: there is a pickle in it); raises SnapshotError."""
@@ -272,7 +278,7 @@ def checked_learners(given: object, label: Label, place: str) -> tuple[Any, ...]
         raise PipelineError(place, f"{given!r}", example)
     names: set[str] = set()
     for learner in given:
-        if not isinstance(learner, _Learner):
+        if not isinstance(learner, Declared):
             raise PipelineError(
                 place, f"{learner!r}", f"{example}; an estimator of River goes into river_model(…)"
             )
@@ -282,7 +288,7 @@ def checked_learners(given: object, label: Label, place: str) -> tuple[Any, ...]
                 place, f"the name {learner.name!r} {taken}", "a name= of its own for each learner"
             )
         names.add(learner.name)
-        learner.check(label, place)  # type: ignore[attr-defined]  # every learner below _Learner has one
+        learner.check(label, place)
     return tuple(given)
 
 
@@ -302,22 +308,3 @@ def _river_name(estimator: object) -> str:
     last = list(steps.values())[-1] if isinstance(steps, dict) and steps else estimator
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", type(last).__name__)
     return words.lower()[:40]
-
-
-def _check_whole(place: str, value: object, least: int, most: int | None = None) -> None:
-    fits = isinstance(value, int) and not isinstance(value, bool) and value >= least
-    if not fits or (most is not None and value > most):  # type: ignore[operator]  # a whole number, see the line above
-        expected = f"a whole number, at least {least}" + (f", at most {most}" if most is not None else "")
-        raise PipelineError(place, repr(value), expected)
-
-
-def _check_switch(place: str, value: object) -> None:
-    if not isinstance(value, bool):
-        raise PipelineError(place, repr(value), "True or False")
-
-
-def _check_number(place: str, value: object, above: float) -> None:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not above < value < 1e6:  # type: ignore[operator]  # a number, see the line above
-        expected = "a number above 0" if above == 0.0 else "a number, 0 or more"
-        raise PipelineError(place, repr(value), expected)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from features.errors import PipelineError
+from models.argument_checks import check_whole
 
 Parameter = str | int | float | bool | tuple[str | int | float, ...]
 
@@ -74,10 +75,8 @@ class LightGBM:
     parameters: Mapping[str, Parameter] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
-        _check_whole("rounds", self.rounds, 1)
-        _check_whole("num_leaves", self.num_leaves, 2)
-        _check_whole("min_data_in_leaf", self.min_data_in_leaf, 1)
-        _check_whole("seed", self.seed, 0)
+        for name, least in (("rounds", 1), ("num_leaves", 2), ("min_data_in_leaf", 1), ("seed", 0)):
+            check_whole(f"LightGBM({name})", getattr(self, name), least)
         if not 0 < self.learning_rate <= 1:
             raise PipelineError(
                 "LightGBM(learning_rate)", repr(self.learning_rate), "a number above 0, at most 1"
@@ -86,8 +85,3 @@ class LightGBM:
             if name in DECIDED_ELSEWHERE:
                 seen = f"{name!r} is decided by {DECIDED_ELSEWHERE[name]}"
                 raise PipelineError("LightGBM(parameters)", seen, "it not here")
-
-
-def _check_whole(name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise PipelineError(f"LightGBM({name})", repr(value), f"a whole number, at least {least}")

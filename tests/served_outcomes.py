@@ -12,7 +12,7 @@ import numpy as np
 from driftwood import Blend, Label, Pipeline
 from features.errors import SnapshotError
 from features.feature_set import FeatureMatrix
-from models.learners import _Learner
+from models.learners import Declared
 from models.matured import Matured
 from models.outcomes import CORRECTED, MATCHED
 from models.state_bytes import pack_state, unpack_state
@@ -133,7 +133,7 @@ class Rate:
 
 
 @dataclass(frozen=True)
-class RateSpec(_Learner):
+class RateSpec(Declared):
     """From `breaks_at` rows on the model says `says`, or raises when it learns."""
 
     name: str = "rate"
