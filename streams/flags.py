@@ -16,13 +16,23 @@ STALE = 1 << 5
 SNAPSHOT_LOST = 1 << 6
 
 NAMES: dict[int, str] = {
-    LATE: "late",  # the event was too late for at least one of its windows: it was scored, but not counted there
-    FALLBACK: "fallback",  # no model was in service: the declared rule or base rate answered
-    UNSEEN_CATEGORY: "unseen_category",  # a category that the model never saw was scored as missing
-    HOLDOUT: "holdout",  # one of the share that is let through whatever the decision, so that its label is seen
-    MISSING: "missing",  # at least one feature was missing: null in `features`
-    STALE: "stale",  # an entity was silent for longer than its longest window: its features are defaults
-    SNAPSHOT_LOST: "snapshot_lost",  # the snapshot that the batch was pinned to is gone: the champion answered alone
+    LATE: "late",
+    FALLBACK: "fallback",
+    UNSEEN_CATEGORY: "unseen_category",
+    HOLDOUT: "holdout",
+    MISSING: "missing",
+    STALE: "stale",
+    SNAPSHOT_LOST: "snapshot_lost",
+}
+
+MEANINGS: dict[str, str] = {
+    "late": "the event was too late for at least one of its windows: it was scored, but not counted there",
+    "fallback": "no model was in service: the declared rule or base rate answered",
+    "unseen_category": "a category that the model never saw was scored as missing",
+    "holdout": "one of the share that is let through whatever the decision, so that its label is seen",
+    "missing": "at least one feature was missing",
+    "stale": "an entity was silent for longer than its longest window: its features are defaults",
+    "snapshot_lost": "the snapshot that the batch was pinned to is gone: the champion answered alone",
 }
 
 

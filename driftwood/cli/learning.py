@@ -131,9 +131,4 @@ def why(
             prediction["features"] = declared.feature_set.masked(prediction["features"])
         output.data({"prediction": prediction, "outcomes": [asdict(one) for one in found.outcomes]})
         return
-    for block in blocks(declared, found, personal=personal):
-        if block.headings:
-            output.table(block.headings, block.rows, title=block.title)
-        else:
-            output.line(f"{block.title}\n" + "\n".join(f"  {line}" for line in block.lines))
-        output.line("")
+    output.line("\n\n".join(block.text for block in blocks(declared, found, personal=personal)))

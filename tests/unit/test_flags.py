@@ -9,6 +9,7 @@ def test_every_flag_has_a_bit_and_a_name_of_its_own():
     bits = [value for name, value in vars(flags).items() if name.isupper() and isinstance(value, int)]
     assert sorted(bits) == sorted(flags.NAMES) == [1 << place for place in range(len(bits))]
     assert len(set(flags.NAMES.values())) == len(bits)
+    assert list(flags.MEANINGS) == list(flags.NAMES.values())
 
 
 def test_the_names_of_several_flags_stand_in_one_order():

@@ -31,7 +31,7 @@ SHOP = orders(
 )
 TOPICS = topics_of(SHOP, Settings(partitions=2))
 NAN = float("nan")
-DAY_US = 86_400_000_000
+KNOWN_US = 1_714_644_000_000_000  # 2024-05-02T10:00:00Z, a day after the event
 
 PREDICTION = {
     "event_id": "o1",
@@ -82,7 +82,7 @@ def outcome(kind: str, event_id: str, code: float, replaced: float = NAN, row: i
         1.0,
         (),
     )
-    return Outcome(event_id, kind, 0, DAY_US, code, replaced, 4, row, served)
+    return Outcome(event_id, kind, 0, KNOWN_US, code, replaced, 4, row, served)
 
 
 def log(*outcomes: Outcome) -> Log:
@@ -120,23 +120,27 @@ def test_a_label_is_told_with_the_losses_before_it_was_learnt() -> None:
     found = why(SHOP, TOPICS, log(outcome("matched", "o9", 0.0), outcome("matched", "o1", 1.0, row=1)), "o1")
     (one,) = found.outcomes
     assert (one.kind, one.label, one.version, one.learnt) == ("matched", 1, 1, True)
-    assert one.known_at == "1970-01-02T00:00:00.000000Z"
+    assert one.known_at == "2024-05-02T10:00:00.000000Z"
     assert one.losses == pytest.approx(
         {"served": -np.log(0.4), "lightgbm": -np.log(0.3), "scaled_logistic": -np.log(0.6)}
     )
-    assert "learnt, in snapshots from 1 on" in told(found)["what became of it"]
+    assert told(found)["what became of it"].startswith(
+        "matched: returned = 1, known at 2024-05-02T10:00:00.000000Z, 1.0 d after the event; learnt, in snapshots from 1 on"
+    )
+    assert told(found)["parts"].splitlines()[0] == f"lightgbm  0.3000  0.600  7  {-np.log(0.3):.4f}"
+    assert told(found)["parts"].splitlines()[-1] == f"served  0.4000      {-np.log(0.4):.4f}"
 
 
 def test_a_correction_says_what_it_replaces_and_a_copy_is_told_once() -> None:
     first, second = outcome("matched", "o1", 1.0), outcome("corrected", "o1", 0.0, 1.0, row=1)
     found = why(SHOP, TOPICS, log(first, first, second), "o1")
     assert [one.kind for one in found.outcomes] == ["matched", "corrected"]
-    assert "corrected: label 0 instead of 1" in told(found)["what became of it"]
+    assert "corrected: returned = 0 instead of 1" in told(found)["what became of it"]
 
 
 def test_what_was_censored_has_taught_nobody() -> None:
     found = why(SHOP, TOPICS, log(outcome("censored", "o1", NAN)), "o1")
-    assert "censored: no label" in told(found)["what became of it"]
+    assert "censored: no label (an action has prevented it" in told(found)["what became of it"]
     assert "nothing was learnt" in told(found)["what became of it"]
 
 
