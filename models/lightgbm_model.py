@@ -18,7 +18,7 @@ import numpy.typing as npt
 from features.errors import ModelError, PipelineError
 from features.feature_set import FeatureMatrix
 from features.plan import Floats
-from models.encoding import Encoding, learn_encoding
+from models.encoding import Encoded, Encoding, learn_encoding
 from models.lightgbm_spec import LightGBM
 from models.scoring import Flags
 
@@ -64,20 +64,27 @@ class LightGBMScorer:
         self._encoding = fitted.encoding
         self._columns = classes if classes > 1 else None
         self._booster = _booster(fitted, version)
+        self._newest: tuple[FeatureMatrix, Encoded] | None = None
 
     def score(self, matrix: FeatureMatrix) -> Floats:
         """float64[n], or float64[n, K] for K classes.
 
         Raises ModelError when the matrix holds other features than the model was trained on.
         """
-        values = self._encoding.encode(matrix).values
+        values = self._encoded(matrix).values
         if not len(values):
             return np.zeros(0 if self._columns is None else (0, self._columns))
         return np.asarray(self._booster.predict(values, num_threads=1), dtype=np.float64)
 
     def unseen_categories(self, matrix: FeatureMatrix) -> Flags:
         """bool[n]: the row holds a category that training never saw (or that was beyond the most frequent ones)."""
-        return self._encoding.encode(matrix).unseen
+        return self._encoded(matrix).unseen
+
+    def _encoded(self, matrix: FeatureMatrix) -> Encoded:
+        """A batch is scored and then asked for what is unseen in it: encoded once for both."""
+        if self._newest is None or self._newest[0] is not matrix:
+            self._newest = matrix, self._encoding.encode(matrix)
+        return self._newest[1]
 
     def gains(self) -> Floats:
         """float64[F]: how much each feature's splits lowered the training loss, in total."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any, Final
 
 import numpy as np
@@ -129,9 +130,8 @@ class OnlineInput:
         scaled = (np.clip(filled, -LARGEST, LARGEST) - self._mean) * self._inverse_deviation()
         codes = np.empty((len(values), len(self._categories)), np.int64)
         for at, column in enumerate(self._categories):
-            known = self._codes[at]
-            texts = matrix.categories[column].to_pylist()
-            codes[:, at] = [MISSING if text is None else known.get(text, OTHER) for text in texts]
+            known = {None: MISSING} | self._codes[at]
+            codes[:, at] = list(map(known.get, matrix.categories[column].to_pylist(), repeat(OTHER)))
         return Seen(np.clip(scaled, -FURTHEST, FURTHEST), missing, codes)
 
     def state(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -135,6 +136,10 @@ class FrameCodec:
 
     def empty(self) -> Frame:
         """A frame without rows."""
+        return self._empty
+
+    @cached_property
+    def _empty(self) -> Frame:  # every batch of label rows alone asks for it
         return self.frame_of(pa.RecordBatch.from_pylist([], schema=self.schema))
 
     def join(self, frames: Sequence[Frame]) -> Frame:
@@ -214,6 +219,9 @@ def opened(value: bytes, schema: pa.Schema) -> pa.RecordBatch:
 
 def cut(batch: pa.RecordBatch, partitions: Ints) -> Iterator[tuple[int, bytes]]:
     """The rows by target partition: (partition, bytes) pairs, rows in order, none above `MAX_FRAME_BYTES`."""
+    if len(partitions) and (partitions == partitions[0]).all():  # a pipeline of one partition
+        yield from ((int(partitions[0]), piece) for piece in _pieces(batch))
+        return
     order = np.argsort(partitions, kind="stable")
     if (np.diff(partitions) < 0).any():
         batch = batch.take(pa.array(order))

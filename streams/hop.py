@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-import numpy as np
-
 from features.plan import EntityPlan, Ints
 from features.rows import entity_keys
 from streams.frames import Frame, FrameCodec
 from streams.headers import FRAME, PIPELINE_VERSION, UPSTREAM
-from streams.producer import Outgoing, partition_of
+from streams.producer import Outgoing, partitions_of
 
 
 @dataclass(frozen=True)
@@ -48,4 +46,4 @@ class Hop:
         if self.plan.keys:
             keys = entity_keys(frame.rows, self.plan.keys)
             names = [name if key is None else key for key, name in zip(keys, names, strict=True)]
-        return np.array([partition_of(name.encode(), self.partitions) for name in names], np.int64)
+        return partitions_of(names, self.partitions)

@@ -24,7 +24,7 @@ from models.pipeline import Pipeline
 from streams.frames import cut
 from streams.headers import FRAME, PIPELINE_VERSION, UPSTREAM
 from streams.labels import Actions, Labels
-from streams.producer import Outgoing, partition_of
+from streams.producer import Outgoing, partitions_of
 
 # Raised when the bytes of reports change for the same label.
 FORMAT = 1
@@ -146,8 +146,7 @@ class ReportCodec:
             ],
             schema=self.schema,
         )
-        targets = [partition_of(event_id.encode(), partitions) for event_id in reports.event_ids]
-        yield from cut(batch, np.array(targets, np.int64))
+        yield from cut(batch, partitions_of(reports.event_ids, partitions))
 
     def decode(self, value: bytes) -> Reports:
         """The reports in a record's value. Raises ValueError when it holds none."""

@@ -12,12 +12,14 @@ import asyncio
 import logging
 import threading
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from features.errors import DeliveryError, DeveloperError
+from features.plan import Ints
 from streams.batch import Partition
 
 RECORD_OVERHEAD_BYTES = 160
@@ -67,6 +69,16 @@ def partition_of(key: bytes, partitions: int) -> int:
         7
     """
     return zlib.crc32(key) % partitions
+
+
+def partitions_of(keys: Iterable[str], partitions: int) -> Ints:
+    """int64[n]: the partitions of keys that are texts.
+
+    Example:
+        >>> partitions_of(["JFK", "EWR"], 8).tolist()
+        [7, 2]
+    """
+    return np.fromiter(map(zlib.crc32, map(str.encode, keys)), np.int64) % partitions
 
 
 def settings_for(servers: str, **more: str | float | bool) -> dict[str, str | float | bool]:

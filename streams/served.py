@@ -25,7 +25,7 @@ from features.plan import Floats, Ints
 from models.pipeline import Pipeline
 from streams.frames import Frame, FrameCodec, cut, opened
 from streams.headers import FRAME, PIPELINE_VERSION, UPSTREAM
-from streams.producer import Outgoing, partition_of
+from streams.producer import Outgoing, partitions_of
 from streams.topics import Topic
 
 _LENGTH = struct.Struct("<I")
@@ -122,8 +122,7 @@ class JoinHop:
         ]
         name, partitions = self.topic.name, self.topic.partitions
         ids = served.frame.rows.event_ids.to_pylist()
-        targets = np.array([partition_of(event_id.encode(), partitions) for event_id in ids], np.int64)
-        pieces = self.codec.encode(served, targets)
+        pieces = self.codec.encode(served, partitions_of(ids, partitions))
         return [Outgoing(name, partition, None, value, headers) for partition, value in pieces]
 
 
