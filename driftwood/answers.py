@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import pandas as pd
-from sklearn.metrics import log_loss, roc_auc_score
 
 from driftwood.tail import Copies, read
 from streams.settings import Settings
@@ -37,9 +35,8 @@ class Answers:
     copies: int = 0
     late: int = 0
 
-    def add(self, value: bytes, timestamp_ms: int) -> None:
+    def add(self, prediction: Mapping[str, Any], timestamp_ms: int) -> None:
         """One prediction, published at the broker's time `timestamp_ms`."""
-        prediction = json.loads(value)
         self.ids.append(prediction["event_id"])
         self.scores.append(prediction["score"])
         blend = {"blend": prediction["score"]} if "mode" in prediction else {}
@@ -67,26 +64,6 @@ class Answers:
         """Predictions in ten bins of the score from 0 to 1."""
         return [int(count) for count in np.histogram(self.scores, SCORE_BINS, (0.0, 1.0))[0]]
 
-    def quality(self, outcomes: pd.DataFrame) -> dict[str, dict[str, float]]:
-        """AUC and log loss by part of the score, over the events that have a label. `outcomes` as of `named`."""
-        known = self._with(outcomes).dropna(subset=["label"])
-        truth = known["label"].astype(int)
-        auc, loss = {}, {}
-        for part in sorted({name for parts in self.parts for name in parts}, key=first_the_blend):
-            scores = known["parts"].map(lambda parts, part=part: parts.get(part)).astype(float)
-            auc[part] = round(float(roc_auc_score(truth[scores.notna()], scores.dropna())), 4)
-            loss[part] = round(float(log_loss(truth[scores.notna()], scores.dropna())), 4)
-        return {"auc": auc, "log_loss": loss}
-
-    def named(self, outcomes: pd.DataFrame) -> dict[str, int]:
-        """How often each outcome came. `outcomes` has by event id its `outcome` by name and its `label`, null if none."""
-        return {
-            str(name): int(count) for name, count in self._with(outcomes)["outcome"].value_counts().items()
-        }
-
-    def _with(self, outcomes: pd.DataFrame) -> pd.DataFrame:
-        return pd.DataFrame({"parts": self.parts}, index=pd.Index(self.ids)).join(outcomes, how="inner")
-
 
 def first_the_blend(part: str) -> tuple[bool, str]:
     """Sorts the parts of a score for people.
@@ -99,10 +76,16 @@ def first_the_blend(part: str) -> tuple[bool, str]:
 
 
 class Reader:
-    """Reads a topic's records in a thread of its own into `answers`, copies dropped."""
+    """Reads a topic's records in a thread of its own into `answers`, copies dropped. `told` hears of each one first."""
 
-    def __init__(self, settings: Settings, topic: Topic, answers: Answers) -> None:
-        self._settings, self._topic, self._answers = settings, topic, answers
+    def __init__(
+        self,
+        settings: Settings,
+        topic: Topic,
+        answers: Answers,
+        told: Callable[[Mapping[str, Any]], None] = lambda prediction: None,
+    ) -> None:
+        self._settings, self._topic, self._answers, self._told = settings, topic, answers, told
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name=f"read {topic.name}", daemon=True)
         self._thread.start()
@@ -119,7 +102,9 @@ class Reader:
                 headers: dict[str, Any] = dict(message.headers() or ())
                 if copies.seen(headers["position"]):
                     self._answers.copies += 1
-                else:
-                    self._answers.add(message.value(), message.timestamp()[1])  # type: ignore[attr-defined, arg-type]
+                    continue
+                prediction = json.loads(message.value() or b"")
+                self._told(prediction)
+                self._answers.add(prediction, message.timestamp()[1])  # type: ignore[attr-defined]
         except Exception as error:  # noqa: BLE001  the main thread raises it again
             self._failure = error

@@ -18,13 +18,17 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 
-from driftwood.by_month import Month, by_month, draw
+from driftwood.answers import Answers
+from driftwood.by_period import Judged, Period
 from driftwood.demo_sender import Timed
 from driftwood.demo_stream import DemoStream, Watched, Workers
+from driftwood.demo_why import explained
 from driftwood.demo_worker import WorkerChild
 from driftwood.embedded import Runtime
+from driftwood.picture import draw
 from driftwood.pipelines import topics_of
 from driftwood.produce import chunks
 from features.errors import DeveloperError
@@ -38,6 +42,7 @@ from offline.label_records import label_records
 from offline.train import train
 from offline.training_report import TrainingReport
 from streams.settings import Settings
+from streams.topic_log import TopicLog
 from streams.topics import PipelineTopics
 
 # One partition a topic: three months pass within half a minute, so two partitions that are a tenth of a second apart
@@ -53,18 +58,20 @@ Told = Callable[[str, float], None]
 @dataclass(frozen=True)
 class DemoResult:
     """What `driftwood demo` prints: `summary` as JSON; for people also what became of the events, how good each model was
-    in each month, and the training."""
+    by these `figures` in each period and in `all` of them, and the training."""
 
     summary: dict[str, Any]
     outcomes: dict[str, int]
-    months: Sequence[Month]
+    figures: Sequence[str]
+    periods: Sequence[Period]
+    all: Period
     training: TrainingReport
     folder: Path
 
     @property
     def picture(self) -> Path:
-        """The models side by side, month by month."""
-        return self.folder / "models_by_month.png"
+        """The models side by side, period by period."""
+        return self.folder / "models.png"
 
 
 def run_demo(
@@ -94,20 +101,30 @@ def run_demo(
         stage(
             f"Streaming the events from {example.STREAMED[0]} to {example.STREAMED[1]}, and labels as they came"
         )
-        stream = DemoStream(pipeline, local, topics, workers)
+        stream = DemoStream(pipeline, local, topics, workers, example.actor())
         summary = stream.run(*_streams(pipeline, topics, example, data), watched)
-    truth = example.outcomes(data)
-    answers = stream.answers
-    months = by_month(answers.times, answers.parts, truth["label"].reindex(answers.ids))
-    summary |= answers.quality(truth) | {"months": [asdict(month) for month in months]}
+        truth, answers = example.outcomes(data), stream.answers
+        account = explained(pipeline, topics, TopicLog(local), answers, truth["label"], stream.learnt)
+    if account is not None:
+        (folder / "why.txt").write_text(account)
+    return _judged(example, answers, truth.reindex(answers.ids), summary, report, folder)
+
+
+def _judged(
+    example: ModuleType,
+    answers: Answers,
+    truth: pd.DataFrame,
+    summary: dict[str, Any],
+    report: TrainingReport,
+    folder: Path,
+) -> DemoResult:
+    judged = Judged(answers.times, answers.parts, truth)
+    whole, periods = judged.whole(), judged.by(example.EVERY)
+    summary |= {**whole.figures, f"by_{example.EVERY}": [asdict(period) for period in periods]}
     (folder / "summary.json").write_text(json.dumps(summary, indent=2))
-    result = DemoResult(summary, answers.named(truth), months, report, folder)
-    draw(
-        months,
-        ("auc", "log_loss") if name == "flights" else ("ap", "auc"),
-        f"{name}, by month",
-        result.picture,
-    )
+    named = {str(name): int(count) for name, count in truth["outcome"].value_counts().items()}
+    result = DemoResult(summary, named, example.FIGURES, periods, whole, report, folder)
+    draw(periods, example.FIGURES, f"{summary['pipeline']}: {example.TITLE}", result.picture)
     return result
 
 
@@ -132,7 +149,7 @@ def _streams(
     times_us = np.maximum.accumulate(
         np.nan_to_num(times_us, nan=-np.inf)
     )  # undecodable ones where they stand
-    values = [value for chunk in read for value in chunk.values]
+    values = [value for chunk in read for value in chunk.values]  # noqa: PD011  a chunk is no frame
     keys = [key or b"" for chunk in read for key in chunk.keys]
     events = Timed(topics.events, times_us.astype(np.int64), values, keys)
     if topics.learn is None:

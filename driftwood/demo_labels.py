@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,17 +32,13 @@ NO_LABEL = ("silent", "expired", "early", "repeat")
 
 @dataclass
 class Outcomes:
-    """The outcomes of a run, each once. `learnt`: event id and offset of those that carry a label; `skews_s`: see
-    `OutcomeReader`. Another thread adds to them."""
+    """The outcomes of a run, each once, by name. `labels`: of how many labels the outcome is known; `learnt`: event id and
+    offset of those that carry one; `skews_s`: see `OutcomeReader`. Another thread adds to them."""
 
     named: Counter[str] = field(default_factory=Counter)
+    labels: int = 0
     learnt: list[tuple[str, int]] = field(default_factory=list)
     skews_s: list[float] = field(default_factory=list)
-
-    @property
-    def labels(self) -> int:
-        """Labels of which the outcome is known."""
-        return sum(count for kind, count in list(self.named.items()) if kind not in NO_LABEL)
 
     def skew_hours(self) -> dict[str, float]:
         """By how much event time had run ahead of a label when it was joined; negative never: it waits for its event."""
@@ -50,10 +46,20 @@ class Outcomes:
 
 
 class OutcomeReader:
-    """Reads `outcomes` in a thread of its own. A label's skew is the event time of the newest answer, less its own time."""
+    """Reads `outcomes` in a thread of its own. A label's skew is the event time of the newest answer, less its own time.
 
-    def __init__(self, pipeline: Pipeline, settings: Settings, topic: Topic, answers: Answers) -> None:
-        self._codec, self._answers = OutcomeCodec(pipeline), answers
+    `unlabelled`: ids of events of which no label is sent; what becomes of them is no outcome of a label.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        settings: Settings,
+        topic: Topic,
+        answers: Answers,
+        unlabelled: Collection[str] = (),
+    ) -> None:
+        self._codec, self._answers, self._unlabelled = OutcomeCodec(pipeline), answers, unlabelled
         self._settings, self._topic = settings, topic
         self.outcomes = Outcomes()
         self._failure: BaseException | None = None
@@ -78,6 +84,10 @@ class OutcomeReader:
 
     def _add(self, ids: Sequence[str], kinds: Sequence[str], known_us: Ints, offset: int) -> None:
         self.outcomes.named.update(kinds)
+        self.outcomes.labels += sum(
+            kind not in NO_LABEL and name not in self._unlabelled
+            for name, kind in zip(ids, kinds, strict=True)
+        )
         labelled = [row for row, kind in enumerate(kinds) if kind in ("matched", "corrected")]
         self.outcomes.learnt += [(ids[row], offset) for row in labelled]
         ahead_s = (self._answers.newest_us - known_us[labelled]) / 1e6

@@ -62,7 +62,8 @@ def merged(streams: Sequence[Timed]) -> Iterator[tuple[int, int]]:
 class MergedSender:
     """Sends several topics in one order. `sent` counts the records of each stream.
 
-    `held` is told of these counts and says whether to wait; `told` hears of each record: its stream and its key.
+    `held` is told of these counts and says whether to wait; `told` hears of each record, its stream and its key, and says
+    whether it is sent at all.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class MergedSender:
         settings: Settings,
         streams: Sequence[Timed],
         held: Callable[[Sequence[int]], bool],
-        told: Callable[[int, bytes], None],
+        told: Callable[[int, bytes], bool],
     ) -> None:
         self._streams, self._held, self._told = streams, held, told
         self._producer = Producer({**_config(settings), "on_delivery": self._delivered}, logger=_quiet)
@@ -82,13 +83,18 @@ class MergedSender:
         for count, (number, row) in enumerate(merged(self._streams)):
             if count % SLICE == 0:
                 self._step()
-            self._send(self._streams[number], row)
-            self._told(number, self._streams[number].keys[row])
-            self.sent[number] += 1
+            stream = self._streams[number]
+            if self._told(number, stream.keys[row]):
+                self.put(stream.topic, stream.keys[row], stream.values[row])
+                self.sent[number] += 1
         deadline = time.monotonic() + DELIVER_WITHIN_S
         while len(self._producer) and time.monotonic() < deadline:
             self._producer.poll(WAIT_S)
         self._check(missing=len(self._producer))
+
+    def put(self, topic: Topic, key: bytes, value: bytes) -> None:
+        """One record now; from any thread."""
+        self._producer.produce(topic.name, value, key, partition_of(key, topic.partitions))
 
     def _step(self) -> None:
         self._producer.poll(0)
@@ -96,11 +102,6 @@ class MergedSender:
         while self._held(self.sent):
             self._producer.poll(0)
             time.sleep(WAIT_S)
-
-    def _send(self, stream: Timed, row: int) -> None:
-        key = stream.keys[row]
-        partition = partition_of(key, stream.topic.partitions)
-        self._producer.produce(stream.topic.name, stream.values[row], key, partition)
 
     def _delivered(self, error: KafkaError | None, _message: Message) -> None:
         if error is not None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from driftwood.answers import Answers, Reader
 from driftwood.demo_labels import OutcomeReader, label_to_weights_s
@@ -47,6 +48,17 @@ class Standing:
 Watched = Callable[[Standing], None]
 
 
+class Acting(Protocol):
+    """Somebody who acts on predictions. Of events in `blocked` no label is sent; those in `passed` were held out."""
+
+    blocked: set[str]
+    passed: set[str]
+
+    def act(self, prediction: Mapping[str, Any]) -> bytes | None:
+        """The record for the `actions` topic, or None."""
+        ...
+
+
 @dataclass(frozen=True)
 class Workers:
     """The processes of a demo; `learn` None where the pipeline does not learn."""
@@ -54,22 +66,33 @@ class Workers:
     predict: WorkerChild
     learn: WorkerChild | None
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[WorkerChild]:
         return iter([self.predict, *([self.learn] if self.learn else [])])
 
 
 class DemoStream:
-    """Sends events and labels in one thread, reads predictions and outcomes in others, and watches from here."""
+    """Sends events and labels in one thread, reads predictions and outcomes in others, and watches from here.
+
+    `actor` reads every prediction before it counts as answered.
+    """
 
     def __init__(
-        self, pipeline: Pipeline, settings: Settings, topics: PipelineTopics, workers: Workers
+        self,
+        pipeline: Pipeline,
+        settings: Settings,
+        topics: PipelineTopics,
+        workers: Workers,
+        actor: Acting | None = None,
     ) -> None:
         self._pipeline, self._settings, self._topics, self._workers = pipeline, settings, topics, workers
+        self._actor = actor
+        self._blocked: AbstractSet[str] = actor.blocked if actor else frozenset()
         self.answers = Answers()
-        self._reader = Reader(settings, topics.predictions, self.answers)
+        self._reader = Reader(settings, topics.predictions, self.answers, self._acted_on)
         self._outcomes: OutcomeReader | None = None
         if topics.learn is not None:
-            self._outcomes = OutcomeReader(pipeline, settings, topics.learn.outcomes, self.answers)
+            outcomes = topics.learn.outcomes
+            self._outcomes = OutcomeReader(pipeline, settings, outcomes, self.answers, self._blocked)
         self._sender: MergedSender | None = None
         self._sent_ms: dict[str, float] = {}
         self._unanswerable = 0
@@ -79,10 +102,10 @@ class DemoStream:
         """Send everything, wait until everything is answered and joined; the measured figures."""
         began, cpu_s = time.monotonic(), self._workers.predict.cpu_s()
         streams = [events, *([labels] if labels is not None else [])]
-        self._sender = MergedSender(self._settings, streams, self._is_full, self._handed_over)
-        sender = threading.Thread(target=self._send, name="send events and labels", daemon=True)
-        sender.start()
-        dead = self._wait([len(stream.values) for stream in streams], began, watched)
+        self._sender = MergedSender(self._settings, streams, self._is_full, self._sends)
+        thread = threading.Thread(target=self._send, name="send events and labels", daemon=True)
+        thread.start()
+        dead = self._wait(self._sender, thread, len(events.values), began, watched)
         seconds = time.monotonic() - began
         count = len(events.values)
         return {
@@ -93,36 +116,46 @@ class DemoStream:
             "events_per_second": round(count / seconds),
             "cpu_us_per_event": round((self._workers.predict.cpu_s() - cpu_s) / count * 1e6, 1),
             "latency_ms": self.answers.latency_ms(),
-            **self._learnt(labels),
+            **self._learnt(self._sender),
         }
 
-    def _learnt(self, labels: Timed | None) -> dict[str, Any]:
-        if labels is None or self._outcomes is None:
+    def _learnt(self, sender: MergedSender) -> dict[str, Any]:
+        if self._outcomes is None:
             return {}
-        found = self._outcomes.outcomes
+        found, actor = self._outcomes.outcomes, self._actor
+        acted = {"actions": {"blocked": len(actor.blocked), "held_out": len(actor.passed)}} if actor else {}
         return {
-            "labels": len(labels.values),
+            "labels": sender.sent[1],
             "outcomes": dict(found.named),
+            **acted,
             "label_to_weights_seconds": label_to_weights_s(found, self._sent_ms, self.answers),
             "label_skew_hours": found.skew_hours(),
         }
 
-    def _wait(self, totals: Sequence[int], began: float, watched: Watched) -> int:
+    @property
+    def learnt(self) -> set[str]:
+        """Ids of the events of which a label was joined."""
+        return {name for name, _ in self._outcomes.outcomes.learnt} if self._outcomes else set()
+
+    # ---- waiting
+
+    def _wait(
+        self, sender: MergedSender, thread: threading.Thread, total: int, began: float, watched: Watched
+    ) -> int:
         done, moved = 0, began
         while True:
+            sending = thread.is_alive()
             metrics = self._workers.predict.metrics()
             dead = int(metrics.get("driftwood_dead_letters_total", 0))
             self._unanswerable = dead + int(metrics.get("driftwood_repeated_ids_total", 0))
             answered = len(self.answers.ids) + self._unanswerable
-            joined = self._joined()
-            now = time.monotonic()
+            joined, now = self._joined(), time.monotonic()
             moved = now if answered + joined > done else moved
             done = answered + joined
-            sent = self._sender.sent[0] if self._sender else 0
-            watched(Standing(totals[0], sent, now - began, self.answers, dead, joined))
-            if answered >= totals[0] and joined >= sum(totals[1:]):
+            watched(Standing(total, sender.sent[0], now - began, self.answers, dead, joined))
+            if not sending and self._failure is None and done >= sum(sender.sent):
                 return dead
-            self._check(now - moved, sum(totals) - done)
+            self._check(now - moved, sum(sender.sent) - done)
             time.sleep(LOOK_EVERY_S)
 
     def _joined(self) -> int:
@@ -141,15 +174,28 @@ class DemoStream:
                 f"nothing came back for {SILENT_S:g} s, {missing:,} events and labels have no answer or outcome"
             )
 
+    # ---- in the threads of the sender and of the reader
+
     def _is_full(self, sent: Sequence[int]) -> bool:
         unanswered = sent[0] - len(self.answers.ids) - self._unanswerable
         if len(sent) == 1:
             return unanswered > IN_FLIGHT
         return unanswered > IN_STEP or sent[1] - self._joined() > LABELS_IN_STEP
 
-    def _handed_over(self, number: int, key: bytes) -> None:
-        if number == 1:
-            self._sent_ms[key.decode()] = time.time() * 1e3
+    def _sends(self, number: int, key: bytes) -> bool:
+        """Whether this record comes at all: nobody says what was prevented."""
+        if number == 0:
+            return True
+        if (event_id := key.decode()) in self._blocked:
+            return False
+        self._sent_ms[event_id] = time.time() * 1e3
+        return True
+
+    def _acted_on(self, prediction: Mapping[str, Any]) -> None:
+        if self._actor is None or self._sender is None:
+            return
+        if (action := self._actor.act(prediction)) is not None:
+            self._sender.put(self._topics.learning.actions, prediction["event_id"].encode(), action)
 
     def _send(self) -> None:
         assert self._sender is not None, "made before its thread"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain, repeat
 from typing import Any
 
 from rich.console import Group
@@ -12,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from driftwood.answers import RECENT, Answers
+from driftwood.by_period import CARDS, SHOWN
 from driftwood.demo import DemoResult
 from driftwood.demo_stream import Standing
 
@@ -59,17 +61,19 @@ def summary(result: DemoResult) -> str:
             f"p50 {latency['p50']:g} ms, p95 {latency['p95']:g} ms, p99 {latency['p99']:g} ms, at full speed",
         ),
     ]
-    lines += [
-        ("quality", f"{part}: AUC {auc:.3f}, log loss {figures['log_loss'][part]:.3f}, on what came true")
-        for part, auc in figures["auc"].items()
-    ]
     if "labels" in figures:
         lines += _learnt(figures)
     named = ", ".join(f"{count:,} {name}" for name, count in result.outcomes.items())
     lines += [("truth", f"{named}; only those with a label are judged")]
-    lines += _months(result)
-    lines += [("picture", str(result.picture)), ("folder", str(result.folder))]
-    return "\n".join(f"{name:<10}{text}" for name, text in lines)
+    ends = [
+        ("picture", str(result.picture)),
+        ("folder", f"{result.folder}: also summary.json, the logs, and why.txt, one answer explained"),
+    ]
+    return "\n".join([*map(_line, lines), "", *_quality(result), "", *map(_line, ends)])
+
+
+def _line(told: tuple[str, str]) -> str:
+    return f"{told[0]:<10}{told[1]}"
 
 
 def _learnt(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -77,17 +81,41 @@ def _learnt(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
     named = ", ".join(f"{count:,} {name}" for name, count in sorted(figures["outcomes"].items()))
     waited = f"label to new weights p50 {waits['p50']:g} s, p95 {waits['p95']:g} s"
     behind = f"at this speed labels are {skew['p50']:g} h behind the events (p95 {skew['p95']:g} h)"
-    return [("labels", f"{figures['labels']:,} in: {named}"), ("learning", f"{waited}; {behind}")]
-
-
-def _months(result: DemoResult) -> list[tuple[str, str]]:
-    return [
-        (
-            month.month,
-            "  ".join(f"{part} {value:.3f}" for part, value in month.figures["auc"].items()) + "  (AUC)",
+    lines = [("labels", f"{figures['labels']:,} in: {named}"), ("learning", f"{waited}; {behind}")]
+    if "actions" in figures:
+        lines.append(
+            (
+                "actions",
+                "{blocked:,} blocked, {held_out:,} held out and let pass".format(**figures["actions"]),
+            )
         )
-        for month in result.months
+    return lines
+
+
+def _quality(result: DemoResult) -> list[str]:
+    """The models side by side: a block of lines for each figure, a line for each period."""
+    parts = list(result.all.figures[result.figures[0]])
+    widths = [max(len(part), len("0.0000")) for part in parts]
+    first = max(len(SHOWN[figure]) for figure in result.figures) + 2
+    lines = [
+        f"{'':<{first}}{'':<10}"
+        + "".join(f"  {part:>{width}}" for part, width in zip(parts, widths, strict=True))
     ]
+    for figure in result.figures:
+        for title, period in zip(
+            chain([SHOWN[figure]], repeat("")), [*result.periods, result.all], strict=False
+        ):
+            cells = [
+                _cell(period.figures[figure].get(part), width)
+                for part, width in zip(parts, widths, strict=True)
+            ]
+            possible = f"  of {period.possible:.4f}" if figure == CARDS and period.possible else ""
+            lines.append(f"{title:<{first}}{period.name:<10}" + "".join(cells) + possible)
+    return lines
+
+
+def _cell(value: float | None, width: int) -> str:
+    return f"  {'' if value is None else f'{value:.4f}':>{width}}"
 
 
 def _snapshot(answers: Answers) -> str:

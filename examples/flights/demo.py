@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import date
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 
@@ -12,6 +13,15 @@ from examples.flights.data import between, prepare
 TRAIN_UNTIL = "2013-04-01T04:00:00Z"  # midnight in New York
 TRAINING = (date(2013, 1, 1), date(2013, 4, 1))
 STREAMED = (date(2013, 4, 1), date(2013, 7, 1))
+
+# How the models are compared, and how often.
+FIGURES = ("auc", "log_loss")
+EVERY: Literal["month", "week"] = "month"
+TITLE = "January to March 2013 train, labels at landing time"
+
+
+def actor() -> None:
+    """Nobody acts on these predictions: late flights are late all the same."""
 
 
 def training_events(folder: Path) -> pd.DataFrame:

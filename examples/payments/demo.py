@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from datetime import date
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 
+from examples.payments.bank import Bank
 from examples.payments.data import between, prepare
 
 __all__ = [
+    "EVERY",
+    "FIGURES",
     "STREAMED",
+    "TITLE",
     "TRAINING",
     "TRAIN_UNTIL",
+    "actor",
     "outcomes",
     "prepare",
     "streamed_events",
@@ -23,6 +29,16 @@ __all__ = [
 TRAIN_UNTIL = "2024-05-01T00:00:00Z"
 TRAINING = (date(2024, 4, 1), date(2024, 5, 1))
 STREAMED = (date(2024, 5, 1), date(2024, 6, 1))
+
+# How the models are compared, and how often: what investigators feel, in a month that is too short for months.
+FIGURES = ("ap", "card_precision_100")
+EVERY: Literal["month", "week"] = "week"
+TITLE = "April trains, labels 7 days late"
+
+
+def actor() -> Bank:
+    """A bank that blocks what gets a decision."""
+    return Bank()
 
 
 def training_events(folder: Path) -> pd.DataFrame:
@@ -43,7 +59,13 @@ def streamed_labels(folder: Path) -> pd.DataFrame:
 
 
 def outcomes(folder: Path) -> pd.DataFrame:
-    """By payment_id: `outcome` (genuine, or how the fraud was done) and `label` (fraud or not)."""
-    labels = pd.read_parquet(prepare(folder).labels)
+    """By payment_id: `outcome` (genuine, or how the fraud was done), `label` (fraud or not) and `card`, who paid.
+
+    This is the truth about all payments, those that were blocked as well.
+    """
+    prepared = prepare(folder)
+    labels = pd.read_parquet(prepared.labels)
     last = labels.drop_duplicates("payment_id", keep="last").set_index("payment_id")
-    return last[["scenario", "fraud"]].rename(columns={"scenario": "outcome", "fraud": "label"})
+    cards = pd.read_parquet(prepared.events).set_index("payment_id")["customer"]
+    found = last[["scenario", "fraud"]].rename(columns={"scenario": "outcome", "fraud": "label"})
+    return found.assign(card=cards)
