@@ -163,7 +163,7 @@ def kill_learning(kind: str, killed: LearnKilled) -> None:
         if kind == "answers":
             killed.snapshots.append(_newer_snapshot(place, shop))
     last = place.process(dies).started()
-    _finish(killed, shop)
+    finish(killed, shop)
     assert other.stop() == 0
     assert last.stop() == 0
 
@@ -197,7 +197,7 @@ def _stand_by(killed: LearnKilled, shop: Shop) -> None:
     killed.snapshots.append(_newer_snapshot(place, shop))
     second.kill()
     killed.snapshots.append(_newer_snapshot(place, shop))
-    _finish(killed, shop)
+    finish(killed, shop)
     assert worker.stop() == 0
     os.kill(zombie, signal.SIGTERM)
     assert zombies.exit_code(WITHIN_S) == 0, zombies.stderr
@@ -229,7 +229,7 @@ def _newer_snapshot(place: LearnPlace, shop: Shop) -> tuple[int, int]:
     return before, place.snapshot()
 
 
-def _finish(killed: LearnKilled, shop: Shop) -> None:
+def finish(killed: LearnKilled, shop: Shop) -> None:
     """Send what is left of the orders that every run has; all are answered, and all of their labels learnt."""
     place, sent = killed.place, killed.sent
     while len(sent.orders) < ORDERS:
