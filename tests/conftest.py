@@ -34,6 +34,7 @@ settings.load_profile("quick")  # `pytest --hypothesis-profile=thorough` overrid
 MARKED_FOLDERS = ("property", "functional", "integration")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark tests by folder and group, and refuse one that uses the real Kafka without being an integration test."""
     for item in items:
