@@ -9,14 +9,15 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any
 
 import psutil
 import redis
 
+from driftwood.doctor_learning import learn_road
+from driftwood.findings import ACT, HINT, OK, Finding
 from driftwood.pipelines import topics_of
 from driftwood.standing import standing_of
 from features.errors import DriftwoodError, ModelError, SettingError, TopicError
@@ -29,11 +30,6 @@ from streams.settings import Settings, shown
 from streams.settings_sources import Loaded, load_with_origins
 from streams.topics import Cluster, TopicAdmin
 from streams.units import size_text
-
-Level = Literal["ok", "hint", "act"]
-OK: Final = "ok"
-HINT: Final = "hint"  # works, and will hurt some day
-ACT: Final = "act"  # does not work, or loses data
 
 # The packages whose versions decide how driftwood behaves.
 PACKAGES = (
@@ -58,21 +54,6 @@ REDIS_OLDEST = (6, 2)
 ANSWER_WITHIN_S = 3.0
 
 
-@dataclass(frozen=True)
-class Finding:
-    """`check` is what was looked at, `what` was found, `do` the remedy ("" when all is well), `heading` where to read.
-
-    `figures` are the numbers in `what`, for programs, where there are some to watch.
-    """
-
-    check: str
-    level: Level
-    what: str
-    do: str = ""
-    heading: str = ""
-    figures: Mapping[str, int] = field(default_factory=dict)
-
-
 def examine(file: Path | None, overrides: Sequence[str], pipeline: str | None) -> list[Finding]:
     """All findings about these settings and, where one is named, this pipeline."""
     found = [_versions()]
@@ -95,6 +76,9 @@ def examine(file: Path | None, overrides: Sequence[str], pipeline: str | None) -
     found += kafka(loaded.settings, declared, pipeline)
     found += redis_server(loaded.settings, time.time)
     if declared is not None:
+        if any(finding.check == "topics" and finding.level == OK for finding in found) and declared.learns:
+            topics = topics_of(declared, loaded.settings)
+            found += learn_road(loaded.settings, declared, topics, pipeline or declared.name, time.time())
         found += model(loaded.settings, declared, pipeline or declared.name)
         found += memory(loaded.settings, declared, psutil.virtual_memory().available)
     return found
@@ -190,9 +174,10 @@ def _topics(settings: Settings, pipeline: Pipeline, admin: TopicAdmin) -> Findin
         identities = admin.check(topics)
     except TopicError as error:
         return Finding("topics", ACT, str(error), f"driftwood topics show {pipeline.name}", "topics")
-    return Finding(
-        "topics", OK, f"{len(identities)} topics of {pipeline.name}, {settings.partitions} partitions each"
-    )
+    single = [topic.name.partition(".")[2] for topic in topics if topic.single]
+    more = f" ({' and '.join(single)}: one)" if single else ""
+    what = f"{len(identities)} topics of {pipeline.name}, {settings.partitions} partitions each{more}"
+    return Finding("topics", OK, what)
 
 
 def _standing(settings: Settings, pipeline: Pipeline, reference: str) -> Iterator[Finding]:

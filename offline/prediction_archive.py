@@ -126,7 +126,7 @@ class PredictionArchive:
     """
 
     def __init__(self, folder: Path, pipeline: str, keep_us: int) -> None:
-        self._folder, self._keep_us = folder / pipeline, keep_us
+        self.folder, self._keep_us = folder / pipeline, keep_us
         self._footers = _Footers()
 
     def write(self, partition: int, rows: Sequence[tuple[Position, bytes]]) -> None:
@@ -203,7 +203,7 @@ class PredictionArchive:
                 file.path.unlink(missing_ok=True)
 
     def _place(self, partition: int) -> Path:
-        return self._folder / str(partition)
+        return self.folder / str(partition)
 
 
 def archive_of(pipeline: Pipeline, settings: Settings) -> PredictionArchive:

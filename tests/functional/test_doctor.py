@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-from driftwood.doctor import ACT, HINT, OK, Finding, examine, memory, redis_server, redis_state
+from driftwood.doctor import examine, memory, redis_server, redis_state
 from driftwood.embedded.redis import free_port
+from driftwood.findings import ACT, HINT, OK, Finding
 from driftwood.pipelines import topics_of
 from models.loading import load_pipeline
 from models.model_store import ModelStore
@@ -205,10 +206,11 @@ def test_hot_sets_that_would_not_fit_are_found():
 
 
 def test_every_heading_stands_in_the_operations_page_and_none_beside():
-    code = (ROOT / "driftwood/doctor.py").read_text()
+    code = "".join((ROOT / f"driftwood/{name}.py").read_text() for name in ("doctor", "doctor_learning"))
     page = (ROOT / "docs/operations.md").read_text()
     headings = set(re.findall(r"^### (\S+)$", page, re.MULTILINE))
     quoted = set(re.findall(r'"([a-z0-9-]+)"', code))
     assert headings <= quoted
-    named = set(re.findall(r'"([a-z]+(?:-[a-z]+)+)"(?:,?\n? *\))', code)) | {"settings", "pipeline", "topics"}
+    named = set(re.findall(r'"([a-z]+(?:-[a-z]+)+)"(?:,?\n? *\)|, standing)', code))
+    named |= {"settings", "pipeline", "topics"}
     assert named <= headings

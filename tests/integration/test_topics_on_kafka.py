@@ -5,11 +5,14 @@ from __future__ import annotations
 import time
 
 import pytest
+from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 
+from driftwood.standing import LearnStanding, learn_standing_of
 from features.errors import TopicError
 from streams.settings import Settings
-from streams.topics import Topic, TopicAdmin, pipeline_topics
+from streams.topics import PipelineTopics, Topic, TopicAdmin, pipeline_topics
+from tests.kafka_records import Sender
 
 WITHIN_S = 120.0
 
@@ -61,3 +64,30 @@ def test_looking_at_topics_creates_none(kafka, unique_name):
     with pytest.raises(TopicError, match="does not exist"):
         admin.check([Topic(unique_name, 1)])
     assert unique_name not in admin.cluster().topics
+
+
+def test_what_the_learn_road_has_not_read_is_counted_and_told_when_half_of_its_retention_has_passed(
+    kafka, unique_name
+):
+    settings = Settings(brokers=kafka.address, partitions=2)
+    topics = pipeline_topics(unique_name, ["origin"], settings, learns=True)
+    TopicAdmin(settings).create(topics)
+    labels, now_s = topics.learning.labels.name, time.time()
+    Sender(kafka.address, labels).send((number % 2, b"{}") for number in range(10))
+
+    def standing(days: float) -> LearnStanding:
+        return learn_standing_of(unique_name, topics, settings, now_s + days * 86_400)
+
+    assert standing(3) == LearnStanding({topic.name: 0 for topic in _read_by(topics)} | {labels: 10}, [], 0)
+    assert standing(4).aging == [labels]
+    group = {"bootstrap.servers": kafka.address, "group.id": f"{unique_name}.learn"}
+    consumer = Consumer(group)
+    ends = [TopicPartition(labels, number, 5) for number in (0, 1)]
+    consumer.commit(offsets=ends, asynchronous=False)
+    consumer.close()
+    assert standing(4) == LearnStanding({topic.name: 0 for topic in _read_by(topics)}, [], 0)
+
+
+def _read_by(topics: PipelineTopics) -> tuple[Topic, ...]:
+    learning = topics.learning
+    return learning.labels, learning.actions, learning.hop_join, learning.outcomes
