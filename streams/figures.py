@@ -136,7 +136,7 @@ def learner_figures(memories: Callable[[], Iterable[Any]], clock: Callable[[], f
         ),
         Now(
             "driftwood_snapshot_age_seconds",
-            "For how long outcomes have been learnt that no snapshot has; 0 when the newest has all.",
+            "For how long outcomes have been in hand, or learnt, that no snapshot has; 0 when the newest has all.",
             (),
             of_learner(lambda memory: memory.unpublished_s(clock())),
         ),

@@ -69,6 +69,7 @@ class LearnMemory:
     began_s: float = float("-inf")  # the newest snapshot, by the stage's clock
     copied_s: float = float("-inf")  # the newest copy of one
     behind_since_s: float | None = None
+    stepping_since_s: float | None = None  # what is in hand just now
     figures: bytes = b"{}"  # of the newest snapshot, as it was published
     refused: Refused | None = None
     failed: Exception | None = None
@@ -80,9 +81,9 @@ class LearnMemory:
         return self.batches.taken != self.applied
 
     def unpublished_s(self, now_s: float) -> float:
-        """For how long something has been stepped that no snapshot has; 0 when the newest has all."""
-        since_s = self.behind_since_s  # metrics ask from a thread of their own
-        return 0.0 if since_s is None else now_s - since_s
+        """For how long something has been stepped, or is in hand, that no snapshot has; 0 when the newest has all."""
+        both_s = (self.behind_since_s, self.stepping_since_s)  # metrics ask from a thread of their own
+        return now_s - min((since_s for since_s in both_s if since_s is not None), default=now_s)
 
 
 @dataclass(frozen=True)
@@ -167,12 +168,7 @@ class LearnStage:
             return memory.refused
         timer = self.metrics.timer(self.name)
         fresh = [record for record in records if record.offset > memory.batches.taken]
-        states = await self._states.wanted(memory.partition.pipeline, fresh)
-        step = memory.batches.step_all
-        stepped = await self._in_thread(step, fresh, states, self.clock, self.step_budget_s)
-        if stepped.junk is not None:
-            await self._bury(memory.partition.partition, stepped.junk)
-            memory.batches.taken = stepped.junk.record.offset
+        stepped = await self._stepped(memory, fresh)
         timer.done("step")
         last = max(memory.batches.taken, records[0].offset if not fresh else NOTHING_APPLIED)
         memory.in_flight = (*memory.in_flight, last)
@@ -182,10 +178,22 @@ class LearnStage:
         """Have a snapshot published, if it is time; returns the batch's last record."""
         memory.in_flight = memory.in_flight[1:]
         self._count(begun.stepped)
-        if memory.behind and memory.behind_since_s is None:
-            memory.behind_since_s = self.clock()
         self._publish_when_due(memory)
         return memory.refused or begun.last
+
+    async def _stepped(self, memory: LearnMemory, fresh: Sequence[Record]) -> Stepped:
+        """Step them in the learner's thread; how long that takes is seen meanwhile."""
+        states = await self._states.wanted(memory.partition.pipeline, fresh)
+        memory.stepping_since_s = self.clock()
+        step = memory.batches.step_all
+        stepped: Stepped = await self._in_thread(step, fresh, states, self.clock, self.step_budget_s)
+        if stepped.junk is not None:
+            await self._bury(memory.partition.partition, stepped.junk)
+            memory.batches.taken = stepped.junk.record.offset
+        if memory.behind and memory.behind_since_s is None:
+            memory.behind_since_s = memory.stepping_since_s
+        memory.stepping_since_s = None
+        return stepped
 
     async def published(self, memory: LearnMemory) -> None:
         """Publish what was stepped, now, and wait until the store has it: for tests, and at the end of a replay."""

@@ -59,6 +59,10 @@ def models(
     output.line(_summary(figures))
     for line in feed_lines(figures):
         output.line(line)
+    if figures.get("snapshot_age_s", 0.0) > values.label_silence.total_seconds():
+        output.line(
+            f"Nothing was learnt for long: no label came, or no learn process runs (driftwood doctor {pipeline})."
+        )
     names = SHOWN[declared.label.kind]
     period = "total" if total else "rolling"
     headings = ["model", "weight", "labels", *(name.replace("_", " ") for name in names), ""]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,15 @@ def test_it_shows_each_model_with_its_weight_and_figures(
     assert {"blend", "lightgbm", "scaled_logistic"} <= lines.keys()
     assert lines["lightgbm"][1:4] == ["1.000", "2", "1.0000"]  # weight, labels, AUC
     assert lines["scaled_logistic"][1:3] == ["0.000", "2"]
+
+
+@pytest.mark.parametrize(("age_s", "warned"), [(60.0, False), (7_200.0, True)])
+def test_a_snapshot_that_is_older_than_labels_may_be_silent_is_pointed_at(
+    called: Call, redis_url: str, tmp_path: Path, age_s: float, warned: bool
+) -> None:
+    published_ms = (time.time() - age_s) * 1e3
+    publish(redis_url, json.dumps({**learnt(tmp_path).figures(), "published_ms": published_ms}).encode())
+    assert ("driftwood doctor" in called()[1]) is warned
 
 
 def test_programs_read_the_same_as_json(called: Call, redis_url: str, tmp_path: Path) -> None:

@@ -379,6 +379,25 @@ def test_the_loop_goes_on_while_the_learner_steps():
     assert run(body()) is False
 
 
+def test_the_age_of_the_snapshot_grows_while_one_step_takes_long():
+    held, now = threading.Event(), [100.0]
+
+    async def body() -> list[float]:
+        made = stage(maker=ChainedMaker(on_step=lambda _: wait(held)), clock=lambda: now[0])
+        memory = await made.open(PLACE)
+        ages = [memory.unpublished_s(now[0])]
+        stepping = asyncio.create_task(made.process(memory, RECORDS[:1]))
+        await until(lambda: memory.stepping_since_s is not None)
+        for now[0] in (103.0, 107.0):
+            ages.append(memory.unpublished_s(now[0]))  # the clock goes on in between
+        held.set()
+        await stepping
+        await made.published(memory)
+        return [*ages, memory.unpublished_s(now[0])]
+
+    assert run(body()) == [0.0, 3.0, 7.0, 0.0]
+
+
 def test_a_snapshot_follows_a_burst_although_nothing_comes_after_it():
     async def body() -> Any:
         store = MemorySnapshots()
