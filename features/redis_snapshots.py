@@ -24,7 +24,7 @@ from redis.exceptions import RedisError
 from features.masked_urls import masked
 from features.redis_store import RedisStore, connected, explained
 from features.snapshot_store import Published, Snapshot
-from features.snapshots_kept import Kept
+from features.snapshots_kept import Kept, Standing
 from features.store import Loaded, PartitionId, Refused
 
 
@@ -70,12 +70,16 @@ class RedisSnapshots:
         return await self._get(_figures(pipeline))
 
     async def versions(self, pipeline: str) -> list[int]:
+        """Their versions."""
+        return [one.version for one in await self.standing(pipeline)]
+
+    async def standing(self, pipeline: str) -> list[Standing]:
         """Those that are kept, oldest first."""
         try:
             members = await self._client.zrange(f"{_newest(pipeline)}s", 0, -1)
         except (RedisError, OSError) as error:
             raise explained(error, self._shown) from error
-        return [int(member.partition(b":")[0]) for member in members]
+        return [Standing(*map(int, member.split(b":"))) for member in members]
 
     async def hold(self, pipeline: str, version: int, seconds: int) -> bool:
         """Keep the state of a version for so long, whatever is dropped; False: it is not there any more."""

@@ -74,8 +74,12 @@ class SnapshotReader(Protocol):
         """The figures of the newest, as JSON; None before the first."""
         ...
 
-    async def versions(self, pipeline: str) -> list[int]:
+    async def standing(self, pipeline: str) -> list[Standing]:
         """Those that are kept, oldest first."""
+        ...
+
+    async def versions(self, pipeline: str) -> list[int]:
+        """Their versions."""
         ...
 
     async def hold(self, pipeline: str, version: int, seconds: int) -> bool:
@@ -114,13 +118,16 @@ class _OfPipeline:
     dropped: int = 0
     figures: bytes | None = None
 
-    def thin(self, now_s: int, pinned: Collection[int], kept: Kept) -> None:
-        """Drop what need not stay."""
-        standing = [
+    def standing(self) -> list[Standing]:
+        """Those that are kept, oldest first."""
+        return [
             Standing(version, len(scoring) + len(state), self.made_s[version])
             for version, (scoring, state) in sorted(self.snapshots.items())
         ]
-        for one in dropped(standing, now_s, pinned, kept):
+
+    def thin(self, now_s: int, pinned: Collection[int], kept: Kept) -> None:
+        """Drop what need not stay."""
+        for one in dropped(self.standing(), now_s, pinned, kept):
             del self.snapshots[one.version]
             self.dropped += 1
 
@@ -158,9 +165,13 @@ class MemorySnapshots:
         """The figures of the newest, as JSON; None before the first."""
         return self._pipelines[pipeline].figures
 
-    async def versions(self, pipeline: str) -> list[int]:
+    async def standing(self, pipeline: str) -> list[Standing]:
         """Those that are kept, oldest first."""
-        return sorted(self._pipelines[pipeline].snapshots)
+        return self._pipelines[pipeline].standing()
+
+    async def versions(self, pipeline: str) -> list[int]:
+        """Their versions."""
+        return [one.version for one in await self.standing(pipeline)]
 
     async def hold(self, pipeline: str, version: int, seconds: int) -> bool:
         """Keep the state of a version, whatever is dropped; False: it is not there any more."""

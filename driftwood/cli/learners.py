@@ -15,6 +15,7 @@ from driftwood.cli.options import AsJson, Overrides, PipelineArgument, SettingsF
 from streams.control import ACTIONS, SERVE_MODES
 
 if TYPE_CHECKING:
+    from features.snapshots_kept import Standing
     from models.pipeline import Pipeline
     from streams.control import LearnerCommand, ServeModeChange
     from streams.settings import Settings
@@ -129,13 +130,14 @@ def learners(
     values, declared = loaded(settings, overrides), _learning(pipeline)
     names = [spec.name for spec in declared.online]
     if action is None:
-        versions = asyncio.run(_versions(declared, values))
+        standing = asyncio.run(_standing(declared, values))
+        made = [(one.version, _text(datetime.fromtimestamp(one.at_s, UTC))) for one in standing]
         if as_json:
-            output.data({"learners": names, "snapshots": versions})
+            snapshots = [{"version": version, "made_at": at} for version, at in made]
+            output.data({"learners": names, "snapshots": snapshots})
         else:
             output.line("\n".join(names))
-            kept = f"{versions[0]} to {versions[-1]}" if versions else "none yet"
-            output.say(f"{len(versions)} snapshots are kept: {kept}.")
+            output.table(["snapshot", "made at"], [(str(version), at) for version, at in made])
         return
     chosen = next((known for known in ACTIONS if known == action), None)
     if chosen is None:
@@ -168,7 +170,11 @@ def _learning(reference: str) -> Pipeline:
 
 
 def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    return _text(datetime.now(UTC))
+
+
+def _text(moment: datetime) -> str:
+    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def _control_state(pipeline: Pipeline, settings: Settings) -> str:
@@ -204,12 +210,12 @@ def _decide(pipeline: Pipeline, settings: Settings, record: ServeModeChange | Le
     asyncio.run(written())
 
 
-async def _versions(pipeline: Pipeline, settings: Settings) -> list[int]:
+async def _standing(pipeline: Pipeline, settings: Settings) -> list[Standing]:
     from features.redis_snapshots import RedisSnapshots
 
     snapshots = RedisSnapshots.connect(settings.redis_url)
     try:
-        return await snapshots.versions(pipeline.name)
+        return await snapshots.standing(pipeline.name)
     finally:
         await snapshots.aclose()
 

@@ -9,6 +9,7 @@ import sys
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -189,3 +190,8 @@ def test_an_operator_changes_what_answers_and_resets_a_learner_while_both_run(pl
         return bool(figures["bounded_tree"]["learnt"] < figures["scaled_logistic"]["learnt"])
 
     until(begun_anew, "the tree begins anew", within_s=300.0)
+    listed = json.loads(place.command("learners", "--json").splitlines()[0])["snapshots"]
+    made = [datetime.fromisoformat(one["made_at"]) for one in listed]
+    assert listed[-1]["version"] >= listed[0]["version"] and made == sorted(made)
+    assert abs(made[-1] - datetime.now(UTC)) < timedelta(days=1)
+    assert listed[-1]["made_at"] in place.command("learners")

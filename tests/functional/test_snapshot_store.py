@@ -238,7 +238,7 @@ def test_redis_and_memory_keep_the_same(redis_url, published_after, pinned):
                 more = {"at_s": at_s, "pinned_by": [(hop.topic, hop.partition)]}
                 made = [snapshot(epoch, applied, version, size, **more) for epoch in epochs]
                 assert await store.publish(made[0]) == await twin.publish(made[1])
-                assert await store.versions("shop") == await twin.versions("shop")
+                assert await store.standing("shop") == await twin.standing("shop")
                 applied = version
         await client.aclose()
 
