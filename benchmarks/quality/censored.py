@@ -176,7 +176,7 @@ def answered(switches: Switches, world: World, slice_minutes: int = 60) -> Answe
     rows = {name: row for row, name in enumerate(replay.ids)}
     order = np.array([rows[name] for name in ids])
     scores = {name: column[order] for name, column in replay.scores.items()}
-    scores = {name: column for name, column in scores.items() if not np.isnan(column).any()}
+    scores = {name: column for name, column in scores.items() if not np.isnan(column).all()}
     return Answered(later, scores, _weights(ids, town.bank, pipeline), learner, town.bank)
 
 

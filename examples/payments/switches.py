@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from datetime import date
 
 Days = float
 """Days since the start of the simulation; fractions are hours."""
@@ -79,6 +80,7 @@ class Switches:
     wave_share: float = 0.01
 
     def __post_init__(self) -> None:
+        _check("start", _is_day(self.start), "a day such as 2024-04-01", self.start)
         for name in ("days", "customers", "terminals"):
             _check(name, getattr(self, name) >= 1, "at least 1", getattr(self, name))
         for name in SHARES:
@@ -103,6 +105,14 @@ class Switches:
             for field in fields(self)
             if getattr(self, field.name) != field.default
         }
+
+
+def _is_day(text: str) -> bool:
+    try:
+        date.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _check(name: str, fine: bool, expected: str, value: object) -> None:  # noqa: FBT001  two callers, above

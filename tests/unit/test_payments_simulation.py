@@ -17,6 +17,7 @@ import pytest
 
 from driftwood import load_pipeline
 from examples.payments import data, demo
+from examples.payments.__main__ import OPTIONS, main
 from examples.payments.feed import labels_of
 from examples.payments.frauds import bad_terminals, simulated_payments
 from examples.payments.records import (
@@ -386,6 +387,61 @@ def _in_order(records: list[Record]) -> None:
 def test_a_switch_out_of_range_is_refused_by_name(name, value):
     with pytest.raises(ValueError, match=f"Switches\\({name}\\) must be .*not"):
         Switches(**{name: value})
+
+
+def printed(capfdbinary, *words: str) -> list[tuple[bytes, ...]]:
+    main(words)
+    return [tuple(line.split(b"\t")) for line in capfdbinary.readouterr().out.splitlines()]
+
+
+@pytest.mark.parametrize(("topic", "records"), [("events", event_records), ("labels", label_records), ("actions", action_records)])  # fmt: skip
+def test_the_command_prints_the_records_of_its_switches(capfdbinary, topic, records):
+    words = "--seed 3 --days 12 --customers 30 --terminals 60 --label-delay 2 --label-outage 4,6.5 --labels-flipped 7,9"
+    words += (
+        " --flipped 0.2 --corrected 0.1 --genuine-reported 0.8 --duplicates 0.1 --late 0.1 --latest-minutes 5"
+    )
+    words += " --poison 0.02 --blocked 0.5 --reviewed 0.5 --new-fraud-from 3 --amounts-moved-from 5"
+    words += " --amounts-moved-by 2 --terminal-waves 2,6 --wave-share 0.1 --start 2024-03-01"
+    switches = Switches(
+        seed=3, days=12, customers=30, terminals=60, label_delay=2, label_outage=(4, 6.5), labels_flipped=(7, 9),
+        flipped=0.2, corrected=0.1, genuine_reported=0.8, duplicates=0.1, late=0.1, latest_minutes=5, poison=0.02,
+        blocked=0.5, reviewed=0.5, new_fraud_from=3, amounts_moved_from=5, amounts_moved_by=2, terminal_waves=(2, 6),
+        wave_share=0.1, start="2024-03-01",
+    )  # fmt: skip
+    assert len(switches.changed) == len(OPTIONS)  # none was forgotten
+    expected = [(one.key, one.value) for one in records(simulated_payments(switches), switches)]
+    assert printed(capfdbinary, "--topic", topic, *words.split()) == expected
+    assert printed(capfdbinary, "--topic", topic, "--limit", "3", *words.split()) == expected[:3]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--late", "1.5"], "Switches(late) must be a share from 0 to 1, not 1.5"),
+        (
+            ["--label-outage", "9,7"],
+            "Switches(label_outage) must be (from, to) with from < to, not (9.0, 7.0)",
+        ),
+        (["--start", "yesterday"], "Switches(start) must be a day such as 2024-04-01, not yesterday"),
+        (["--label-outage", "9"], "--label-outage: invalid span value: '9'"),
+        (["--lates", "0.1"], "unrecognized arguments: --lates"),
+    ],
+)
+def test_a_wrong_option_is_refused_by_name_with_exit_code_2(capsys, words, said):
+    with pytest.raises(SystemExit, match="2"):
+        main(words)
+    assert said in capsys.readouterr().err
+
+
+def test_the_help_has_examples_and_every_switch_with_its_default(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    told = capsys.readouterr().out
+    assert "python -m examples.payments --topic labels --label-outage 12,19" in told
+    assert all(
+        f"--{name.replace('_', '-')} " in told and option.help[:20] in told
+        for name, option in OPTIONS.items()
+    )
 
 
 def test_the_tables_hold_the_events_and_labels_and_nothing_that_tells_the_truth_early(tmp_path):
