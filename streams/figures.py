@@ -165,6 +165,12 @@ def learner_figures(memories: Callable[[], Iterable[Any]], clock: Callable[[], f
             of_figures(_weights),
         ),
         Now(
+            "driftwood_learner_frozen",
+            "1 for a learner that neither learns nor answers: it broke, or operators wanted it so.",
+            ("model",),
+            of_figures(_frozen),
+        ),
+        Now(
             "driftwood_label_delay_seconds",
             "From an event to when its label became known, of the last labels.",
             ("quantile",),
@@ -209,6 +215,11 @@ def _quality(figures: Figures) -> Values:
 def _weights(figures: Figures) -> Values:
     models = figures.get("models", {})
     return [((name,), row["weight"]) for name, row in models.items() if row["weight"] is not None]
+
+
+def _frozen(figures: Figures) -> Values:
+    learners = [(name, row) for name, row in figures.get("models", {}).items() if row["learnt"] is not None]
+    return [((name,), float(row["frozen"] is not None)) for name, row in learners]
 
 
 def _delays(figures: Figures) -> Values:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # What is shown of each kind of label, with its heading; everything stands in the JSON.
 SHOWN = {
     "binary": ("auc", "ap", "log_loss", "brier", "calibration_error", "precision", "recall", "cost"),
-    "multiclass": ("log_loss", "accuracy", "macro_f1"),
+    "multiclass": ("log_loss", "brier", "calibration_error", "accuracy", "macro_f1"),
     "regression": ("mae", "rmse"),
 }
 

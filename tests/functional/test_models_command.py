@@ -83,7 +83,7 @@ def told_to_prometheus(figures: Mapping[str, Any]) -> dict[str, dict[tuple[str, 
     """The gauges of what a snapshot says of itself."""
     memory = LearnMemory(None, 0, 0, None, figures=json.dumps(figures).encode())  # type: ignore[arg-type]
     gauges = {now.name: now for now in learner_figures(lambda: [memory], lambda: 0.0)}
-    names = ("driftwood_model", "driftwood_label", "driftwood_learning")
+    names = ("driftwood_model", "driftwood_label", "driftwood_learn")
     return {name: dict(now.read()) for name, now in gauges.items() if name.startswith(names)}
 
 
@@ -126,12 +126,16 @@ def test_programs_read_the_same_as_json(called: Call, redis_url: str, tmp_path: 
 
 
 def test_prometheus_is_told_the_same(tmp_path: Path, called: Call) -> None:
-    figures = learnt(tmp_path).figures()
+    learning = learnt(tmp_path)
+    figures = learning.figures()
     told = told_to_prometheus(figures)
     rolling = figures["models"]["lightgbm"]["rolling"]
     assert told["driftwood_model_figure"][("lightgbm", "rolling", "auc")] == rolling["auc"] == 1.0
     assert told["driftwood_model_weight"] == {("lightgbm",): 1.0, ("scaled_logistic",): 0.0}
     assert told["driftwood_label_delay_seconds"][("p50",)] == 3_600.0
+    assert told["driftwood_learner_frozen"] == {("scaled_logistic",): 0.0}
+    learning.freeze("scaled_logistic")
+    assert told_to_prometheus(learning.figures())["driftwood_learner_frozen"] == {("scaled_logistic",): 1.0}
 
 
 def hours_of_labels(path: Path) -> Learning:

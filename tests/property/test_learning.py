@@ -133,12 +133,16 @@ def test_a_run_restored_at_any_record_ends_bit_for_bit_like_an_undisturbed_one(k
     undisturbed = Learning(declared)
     interrupted = Learning(declared)
     command = data.draw(st.integers(0, len(sizes)), label="a learner is reset before record")
+    stalled = data.draw(st.integers(0, len(sizes)), label="labels are stalled before record")
+    flowing = data.draw(st.integers(stalled, len(sizes)), label="and flow again before record")
     for number, batch in enumerate(records(kind, seed, sizes, ("scaled", "bounded_tree", "rate"))):
         if data.draw(st.booleans(), label=f"restored before record {number}"):
             interrupted = Learning.restore(declared, made_here(interrupted.state()))
         for learning in (undisturbed, interrupted):
             if number == command:
                 learning.reset("scaled")
+            if number in (stalled, flowing):
+                learning.label_feed("0", 1_700_000_000_000 if number < flowing else None)
             learning.step(batch)
         assert differing(interrupted.scoring(), undisturbed.scoring()) == []
     # River's trees are pickled, and a pickle says which equal objects are one: what they answer is compared above.
