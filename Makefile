@@ -23,8 +23,8 @@ export UV_SYSTEM_CERTS := true
 export UV_COMPILE_BYTECODE := true
 UV := .venv/bin/uv
 RUN := .venv/bin/python -m
-# Tests of a file that share a fixture stay in one process (tests/conftest.py).
-SIDE_BY_SIDE := -n $(WAITING_WORKERS) --dist loadgroup
+# Whole files: what the tests of a file share is made once.
+SIDE_BY_SIDE := -n $(WAITING_WORKERS) --dist loadfile
 
 # ---- environment ----------------------------------------------------------------------------------------------------
 # Stamps: a file newer than what it was made from means that there is nothing to do.
@@ -88,7 +88,8 @@ functional: $(DEVELOPMENT) ## whole parts on the embedded broker and Redis
 integration: $(DEVELOPMENT) ## tests on a real Apache Kafka; skipped with a reason where there is no JDK, unless CI=true
 	@# Once, before several processes need it at a time.
 	@if command -v mvn > /dev/null; then deploy/kafka/fetch; fi
-	$(RUN) pytest $(SIDE_BY_SIDE) tests/integration
+	@# In the order of the folder: pytest-xdist would keep the files with few and long tests for the end.
+	$(RUN) pytest $(SIDE_BY_SIDE) --no-loadscope-reorder tests/integration
 
 kafka: ## fetch the jars of a real Apache Kafka with Maven, once; deploy/kafka/start runs it
 	deploy/kafka/fetch

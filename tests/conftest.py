@@ -34,22 +34,13 @@ settings.load_profile("quick")  # `pytest --hypothesis-profile=thorough` overrid
 MARKED_FOLDERS = ("property", "functional", "integration")
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests by folder and group, and refuse one that uses the real Kafka without being an integration test."""
+    """Mark tests by folder, and refuse one that uses the real Kafka without being an integration test."""
     for item in items:
         folder = item.path.relative_to(item.config.rootpath).parts[1:2]
         item.add_marker(folder[0]) if folder and folder[0] in MARKED_FOLDERS else None
         if "kafka" in getattr(item, "fixturenames", ()) and item.get_closest_marker("integration") is None:
             raise pytest.UsageError(f"{item.nodeid} uses the fixture 'kafka': move it to tests/integration.")
-        if _shares_a_fixture(item):
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
-
-
-def _shares_a_fixture(item: pytest.Item) -> bool:
-    """Whether tests of its file share a fixture with it: one process runs these (`--dist loadgroup`), so it is made once."""
-    fixtures = item._fixtureinfo.name2fixturedefs.values()  # type: ignore[attr-defined]
-    return any(one.scope == "module" for found in fixtures for one in found)
 
 
 @pytest.fixture(scope="session")
