@@ -1,12 +1,13 @@
 """The whole predict road in one real worker process: its own CPU for each event, and how many events it answers a second.
 
     python -m benchmarks.predict_road --events 300000 --broker kafka
-    python -m benchmarks.predict_road --pipeline flights --broker kafka --json
+    python -m benchmarks.predict_road --pipeline flights --labels --events 100000 --broker kafka --json
     python -m benchmarks.predict_road --events 50000 --broker embedded
 
 The pipeline `cards` is generated: two entities, 24 windows, LightGBM of 200 x 31, JSON in and out, state and Feast rows
-in a real Redis with its append-only file. `flights` is the shipped example with its four entities. A tenth of the events
-warms up: the worker answers them all before the first figure is taken. On Kafka the worker then stands still while the
+in a real Redis with its append-only file. `flights` is the shipped example: four entities, learners, and a learn process
+beside the worker; with `--labels` the flights' labels are sent among the events, and are windows and snapshots as well. A
+tenth of the events warms up: the worker answers them all before the first figure is taken. On Kafka the worker then stands still while the
 others are put into `events`, so that it finds a backlog, and nobody sends while it works it off. The embedded broker
 cannot hold a backlog: there the sender runs beside the worker.
 
@@ -20,7 +21,7 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,32 +37,55 @@ from benchmarks.workloads import Keyed, Workload, card_workload, flight_workload
 from features.errors import DriftwoodError
 from streams.settings import Settings
 
+# Events between two pieces of labels: some two days of flights.
+BETWEEN = 2_000
+
 
 def run(
-    workload: Workload, events: int, broker: str, partitions: int = 4, training_events: int = 0
+    workload: Workload,
+    events: int,
+    broker: str,
+    partitions: int = 4,
+    training_events: int = 0,
+    *,
+    labels: bool = False,
 ) -> dict[str, Any]:
     """Warm up, measure, and say what was found."""
     with tempfile.TemporaryDirectory(prefix="driftwood-benchmark-") as folder:
         say(f"making {events:,} events")
-        made = workload.events(events)
+        made, told = workload.events(events), workload.labels(events) if labels else []
         with running(workload, broker, partitions, Path(folder), training_events) as (now, started):
-            warm = max(events // 10, 1)
-            now.send(made[:warm])
+            warm, known = max(events // 10, 1), len(told) // 10
+            sent(now, made[:warm], told[:known])
             now.wait_for(warm)
             say(f"warm after {warm:,} events; measuring the worker, process {now.worker.pid}")
-            return {**measured(now, made[warm:], events, broker), **_where(now, started, broker)}
+            found = measured(now, made[warm:], events, broker, told[known:])
+            return {**found, "labels": len(told) - known, **_where(now, started, broker)}
 
 
-def measured(now: Running, made: list[Keyed], answers: int, broker: str) -> dict[str, Any]:
+def sent(now: Running, made: list[Keyed], labels: list[Keyed]) -> None:
+    """Events, and of their labels after each `BETWEEN` events as many as came meanwhile."""
+    if not labels:
+        now.send(made)
+        return
+    for first in range(0, len(made), BETWEEN):
+        last = min(first + BETWEEN, len(made))
+        now.send(made[first:last])
+        now.send_labels(labels[len(labels) * first // len(made) : len(labels) * last // len(made)])
+
+
+def measured(
+    now: Running, made: list[Keyed], answers: int, broker: str, labels: Sequence[Keyed] = ()
+) -> dict[str, Any]:
     """The figures of these events, after which there are so many `answers` in all."""
     before = now.watch.mark()
     started = time.monotonic()
     if broker == "kafka":
         with standing_still(now.worker):
-            now.send(made)
+            sent(now, made, list(labels))
         started = time.monotonic()
     else:
-        now.send(made)
+        sent(now, made, list(labels))
     now.wait_for(answers)
     seconds = time.monotonic() - started
     after = now.watch.mark()
@@ -118,6 +142,7 @@ def main() -> None:
     )
     parser.add_argument("--broker", choices=BROKERS, default="embedded")
     parser.add_argument("--pipeline", choices=("cards", "flights"), default="cards")
+    parser.add_argument("--labels", action="store_true", help="send the labels as well (flights)")
     parser.add_argument("--partitions", type=int, default=4, help="of every topic (default 4)")
     parser.add_argument("--cards", type=int, default=20_000, help="entities of `cards` (default 20,000)")
     parser.add_argument("--terminals", type=int, default=2_000, help="likewise (default 2,000)")
@@ -125,7 +150,8 @@ def main() -> None:
     parser.add_argument("--training-events", type=int, default=0, help="for a smaller model, made sooner")
     asked = parser.parse_args()
     try:
-        figures = run(_workload(asked), asked.events, asked.broker, asked.partitions, asked.training_events)
+        places = (_workload(asked), asked.events, asked.broker, asked.partitions, asked.training_events)
+        figures = run(*places, labels=asked.labels)
     except DriftwoodError as error:
         say(str(error))
         sys.exit(error.exit_code)

@@ -20,6 +20,7 @@ from models.loading import load_pipeline
 from models.model_store import ModelStore
 from models.pipeline import Pipeline
 from offline.events import event_records
+from offline.label_records import label_records
 from offline.train import train
 
 Keyed = tuple[bytes, bytes]
@@ -29,11 +30,13 @@ Keyed = tuple[bytes, bytes]
 @dataclass(frozen=True)
 class Workload:
     """`reference` as `driftwood run` takes it. `events` makes the first n; `save_model` trains one on `training_events`
-    (0: as many as are usual) into the store at a folder and makes it the champion."""
+    (0: as many as are usual) into the store at a folder and makes it the champion. `labels` makes those of the first n events
+    that have one, by event id, in the order in which they became known; none where the pipeline does not learn."""
 
     reference: str
     events: Callable[[int], list[Keyed]]
     save_model: Callable[[Path, int], str]
+    labels: Callable[[int], list[Keyed]] = lambda count: []
 
     @property
     def pipeline(self) -> Pipeline:
@@ -56,6 +59,7 @@ def flight_workload(data: Path) -> Workload:
         "flights",
         lambda count: _flights(data, count),
         lambda folder, training: _flight_model(data, folder, training),
+        lambda count: _landings(data, count),
     )
 
 
@@ -74,13 +78,25 @@ def chunked(made: Sequence[Keyed]) -> list[Chunk]:
 
 
 def _flights(data: Path, count: int) -> list[Keyed]:
+    later = _departures(data, count)
+    arrow = pa.Table.from_pandas(later, preserve_index=False)
+    values = event_records(arrow, load_pipeline("flights").feature_set)
+    return list(zip(later["origin"].str.encode("utf-8"), values, strict=True))
+
+
+def _landings(data: Path, count: int) -> list[Keyed]:
+    labels = pd.read_parquet(prepare(data).labels)
+    labels = labels[labels["flight_id"].isin(_departures(data, count)["flight_id"])]
+    told = label_records(load_pipeline("flights"), pa.Table.from_pandas(labels, preserve_index=False))
+    return [(event_id.encode(), value) for event_id, value in zip(told.event_ids, told.values, strict=True)]
+
+
+def _departures(data: Path, count: int) -> pd.DataFrame:
     table = pd.read_parquet(prepare(data).events)
     later = table[table["scheduled_departure"] >= pd.Timestamp(TRAIN_UNTIL)].head(count)
     if len(later) < count:
         raise DeveloperError(f"there are {len(later):,} flights from April 2013 on, asked for {count:,}")
-    arrow = pa.Table.from_pandas(later, preserve_index=False)
-    values = event_records(arrow, load_pipeline("flights").feature_set)
-    return list(zip(later["origin"].str.encode("utf-8"), values, strict=True))
+    return later
 
 
 def _flight_model(data: Path, folder: Path, training: int) -> str:

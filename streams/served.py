@@ -77,9 +77,7 @@ class ServedCodec:
         head = _head_bytes(served)
         scores = np.stack((served.score, *served.parts.values()), axis=1).reshape(len(served), -1)
         column = pa.FixedSizeListArray.from_arrays(pa.array(scores.reshape(-1)), scores.shape[1])
-        batch = self._frames.encode(served.frame)
-        schema = self._schema(scores.shape[1])
-        batch = pa.RecordBatch.from_arrays([*batch.columns, column], schema=schema)
+        batch = self._frames.encode(served.frame).append_column(_scores(scores.shape[1]), column)
         for partition, rows in cut(batch, partitions):
             yield partition, head + rows
 
@@ -102,7 +100,7 @@ class ServedCodec:
         )
 
     def _schema(self, width: int) -> pa.Schema:
-        return self._frames.schema.append(pa.field("scores", pa.list_(pa.float64(), width)))
+        return self._frames.schema.append(_scores(width))
 
 
 @dataclass(frozen=True)
@@ -124,6 +122,10 @@ class JoinHop:
         ids = served.frame.rows.event_ids.to_pylist()
         pieces = self.codec.encode(served, partitions_of(ids, partitions))
         return [Outgoing(name, partition, None, value, headers) for partition, value in pieces]
+
+
+def _scores(width: int) -> pa.Field:
+    return pa.field("scores", pa.list_(pa.float64(), width))
 
 
 def _head_bytes(served: Served) -> bytes:
