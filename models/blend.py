@@ -64,7 +64,7 @@ class Blend:
     """
 
     rate: float = 0.02
-    share: float = 0.001
+    share: float = 0.0001
     floor: float = 0.2
     pool: Pool = "logit"
     calibrate: bool = True
