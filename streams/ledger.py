@@ -26,7 +26,7 @@ import mmh3
 import msgspec
 
 from features.layout import NEVER
-from features.packing import CHANGE_HEADER, STORED_HEADER
+from features.packing import STORED_HEADER
 from streams.feeds import Clock, Feed, Feeds
 
 DIGEST_BYTES: Final = 12
@@ -49,6 +49,7 @@ _BUCKET_FIELD = struct.Struct("<qI")  # bucket, and a mark that tells it from th
 _BUCKET_MARK = 0x6B637562
 _CLOCK_FIELD = b"clock".ljust(DIGEST_BYTES, b"\0")
 _BUCKETS = "buckets"
+_REPLACES_NOTHING = struct.pack("<q", NEVER)
 
 
 class Told(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -341,9 +342,8 @@ def packed_entry(entry: Entry) -> bytes:
 
 
 def _change(name: bytes, payload: bytes) -> bytes:
-    """A change record of features/packing.py: the store knows no other."""
-    identity, tile = struct.unpack("<Iq", name)
-    return CHANGE_HEADER.pack(identity, tile, NEVER, len(payload)) + payload
+    """A change record of features/packing.py: the store knows no other. The name stands for identity and tile."""
+    return b"".join((name, _REPLACES_NOTHING, len(payload).to_bytes(2, "little"), payload))
 
 
 def records(packed: bytes) -> Iterator[tuple[bytes, bytes]]:
