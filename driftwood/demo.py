@@ -124,7 +124,12 @@ def _judged(
     (folder / "summary.json").write_text(json.dumps(summary, indent=2))
     named = {str(name): int(count) for name, count in truth["outcome"].value_counts().items()}
     result = DemoResult(summary, named, example.FIGURES, periods, whole, report, folder)
-    draw(periods, example.FIGURES, f"{summary['pipeline']}: {example.TITLE}", result.picture)
+    draw(
+        periods,
+        example.FIGURES,
+        f"{summary['pipeline']}, by {example.EVERY}: {example.TITLE}",
+        result.picture,
+    )
     return result
 
 

@@ -64,7 +64,12 @@ def summary(result: DemoResult) -> str:
     if "labels" in figures:
         lines += _learnt(figures)
     named = ", ".join(f"{count:,} {name}" for name, count in result.outcomes.items())
-    lines += [("truth", f"{named}; only those with a label are judged")]
+    judged = (
+        "only those with a label are judged"
+        if "actions" not in figures
+        else "all are judged, those blocked too"
+    )
+    lines += [("truth", f"{named}; {judged}")]
     ends = [
         ("picture", str(result.picture)),
         ("folder", f"{result.folder}: also summary.json, the logs, and why.txt, one answer explained"),

@@ -33,7 +33,7 @@ STREAMED = (date(2024, 5, 1), date(2024, 6, 1))
 # How the models are compared, and how often: what investigators feel, in a month that is too short for months.
 FIGURES = ("ap", "card_precision_100")
 EVERY: Literal["month", "week"] = "week"
-TITLE = "April trains, labels 7 days late"
+TITLE = "April trains, labels 7 days late, of what is blocked none"
 
 
 def actor() -> Bank:
