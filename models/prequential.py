@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-import mmh3
 import numpy as np
 import numpy.typing as npt
 
@@ -55,7 +54,7 @@ class Prequential:
             self._append(batch, scores, weights, first)
         for row in np.flatnonzero(undoing).tolist():
             code = float(batch.codes[row]) if learnt[row] else float("nan")
-            self._rolling.correct(id_hash(batch.event_ids[row]), code)
+            self._rolling.correct(int(batch.hashes[row]), code)
 
     def figures(self) -> dict[str, dict[str, dict[str, float]]]:
         """`{model: {"rolling": {...}, "total": {...}}}`, the served score as "blend".
@@ -119,31 +118,13 @@ class Prequential:
         weights: npt.NDArray[np.int64],
         first: npt.NDArray[np.bool_],
     ) -> None:
-        hashes = np.array(
-            [
-                id_hash(event_id)
-                for event_id, take in zip(batch.event_ids, first.tolist(), strict=True)
-                if take
-            ],
-            np.uint64,
-        )
         came = np.fromiter((kind != SILENT for kind in batch.kinds), np.bool_, len(batch))
         delays_s = np.where(came, (batch.known_us - batch.times_us) / 1e6, np.nan)
         self._rolling.append(
-            hashes,
+            batch.hashes[first],
             batch.codes[first],
             weights[first],
             batch.thresholds[first],
             delays_s[first],
             {name: served[first] for name, served in scores.items()},
         )
-
-
-def id_hash(event_id: str) -> int:
-    """By which an event is found again, 64 bits; equal on every machine.
-
-    Example:
-        >>> id_hash("payment-1")
-        1082971479144161972
-    """
-    return mmh3.hash64(event_id, signed=False)[0]

@@ -21,7 +21,6 @@ from models.losses import present, row_losses
 from models.matured import Matured
 from models.maturity import NEVER_US, Judged, Maturity
 from models.pipeline import Pipeline
-from models.prequential import id_hash
 from models.totals import WEIGHT_UNITS, weight_units
 
 # Mature outcomes by which a learner must have been judged before it has a part in the blend.
@@ -77,7 +76,7 @@ class Weighing:
         learnt = batch.learnt
         for row in np.flatnonzero(batch.undoing).tolist():
             code = float(batch.codes[row]) if learnt[row] else math.nan
-            self.maturity.correct(id_hash(batch.event_ids[row]), int(batch.times_us[row]), code)
+            self.maturity.correct(int(batch.hashes[row]), int(batch.times_us[row]), code)
         first = batch.select(learnt & ~batch.undoing)
         another = self._follow_champion(first)
         self.maturity.hold(self._judged(first, learners), int(batch.known_us.max()))
@@ -138,7 +137,7 @@ class Weighing:
 
     def _judged(self, batch: Matured, learners: Collection[str]) -> Judged:
         return Judged(
-            np.array([id_hash(event_id) for event_id in batch.event_ids], np.uint64),
+            batch.hashes,
             batch.times_us,
             batch.known_us,
             batch.codes.copy(),
