@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,10 @@ _quiet.addHandler(logging.NullHandler())
 _quiet.propagate = False
 
 _specs: Any = OffsetSpec  # its methods have no types
+
+# A partition that was just made, or that moves to another broker, is led by none for a moment.
+LED_SOON = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE)
+ASK_AGAIN_S = 0.1
 
 Place = tuple[str, int]
 
@@ -152,8 +157,15 @@ def _members(client: AdminClient, group: str) -> int | None:
 
 def _offsets(client: AdminClient, topics: Sequence[Topic], spec: OffsetSpec) -> dict[Place, int]:
     wanted = {TopicPartition(*place): spec for topic in topics for place in _places(topic)}
-    asked = client.list_offsets(wanted, request_timeout=ANSWER_WITHIN_S)
-    return {(one.topic, one.partition): future.result().offset for one, future in asked.items()}
+    deadline = time.monotonic() + ANSWER_WITHIN_S
+    while True:
+        asked = client.list_offsets(wanted, request_timeout=ANSWER_WITHIN_S)
+        try:
+            return {(one.topic, one.partition): future.result().offset for one, future in asked.items()}
+        except KafkaException as error:
+            if error.args[0].code() not in LED_SOON or time.monotonic() > deadline:
+                raise
+        time.sleep(ASK_AGAIN_S)
 
 
 def _places(topic: Topic) -> list[Place]:
