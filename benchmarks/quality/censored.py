@@ -1,6 +1,6 @@
 """What blocked payments teach: nothing, where the bank tells what it did; else that fraud is none.
 
-    python -m benchmarks.quality.censored            about 8 minutes on one free core
+    python -m benchmarks.quality.censored            about 10 minutes on one free core
     python -m benchmarks.quality.censored --json
 
 One world of simulated payments, three times through both roads, in this process and in one order of time. April trains
