@@ -61,6 +61,10 @@ PACKAGES = ("driftwood", "river", "numpy", "numba", "pyarrow", "confluent-kafka"
 # A label follows its event by so many seconds: the answer is out by then, or the label would wait for it.
 LABEL_AFTER_S = 2.0
 LOOK_EVERY_S = 0.005
+
+# How long the sender gathers. The embedded broker hands out one batch of a producer for each fetch, so of many small ones
+# (1 ms: 200 a second of each topic) a reader falls further and further behind: labels waited for 30 s.
+LINGER_MS = 20
 TURN_S = 60.0  # for the last labels to be joined
 
 
@@ -149,7 +153,7 @@ def _running(broker: str, folder: Path) -> Iterator[Live]:
 
 def _send(now: Live, events: Sequence[Record], rate: float) -> dict[str, float]:
     """Each event at its time and its label `LABEL_AFTER_S` later; by event id when the label was sent, in ms."""
-    producer = Producer({**now.settings.kafka_client(), "linger.ms": 1, "acks": "all"})
+    producer = Producer({**now.settings.kafka_client(), "linger.ms": LINGER_MS, "acks": "all"})
     behind = round(rate * LABEL_AFTER_S)
     began_s, sent_ms = time.monotonic(), {}
     for number in range(len(events) + behind):
