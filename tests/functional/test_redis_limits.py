@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import redis
 
-from driftwood.doctor import ACT, redis_server
+from driftwood.doctor import redis_server
 from driftwood.embedded import Runtime
+from driftwood.findings import ACT
 from features.errors import OperatorError
 from features.redis_store import RedisStore
 from streams.settings import Settings
