@@ -31,7 +31,8 @@ def doctor(
 
     Ends with 3 when something must be done. docs/operations.md has a heading for each finding.
     """
-    from driftwood.doctor import ACT, examine
+    from driftwood.doctor import examine
+    from driftwood.findings import ACT
 
     findings = examine(settings, overrides or (), pipeline)
     if as_json:
