@@ -145,7 +145,7 @@ class LearnStage:
                 f"{partition.identity}: {partition.topic} was made again, or another broker is configured. Point brokers at "
                 "the old one, or begin afresh with an empty Redis database"
             )
-        if loaded.applied == NOTHING_APPLIED:
+        if loaded.identity is None:  # of what only training has taught, published as -1, it knows the topic
             loaded = await self._states.recovered(partition, loaded)
         learner = await self._states.learner(partition.pipeline, loaded.applied)
         batches = MiniBatches(learner, self.codec, loaded.applied, dict(loaded.seen))

@@ -2,6 +2,7 @@
 
     the store has the newest snapshot       there; what stands behind it in `outcomes` is stepped again
     it knows nothing, and there is a copy   at the copy (`streams/snapshot_copies.py`): Redis was lost
+    and outcomes behind that are deleted    as the copy has them, behind what is deleted: what was learnt there is lost
     no copy, `outcomes` from the first      at what training taught, as at the very first time: all is learnt again
     no copy, the first are deleted          the same, behind what is deleted: what was learnt there is lost
 
@@ -100,9 +101,9 @@ class LearnerStates:
 
     async def recovered(self, partition: PartitionId, loaded: Loaded) -> Loaded:
         """Where the store knows nothing: from where to go on, which the store then knows. Raises as it does."""
-        snapshot = await self._in_thread(self._copy, partition)
+        oldest = await asyncio.to_thread(self.oldest, (partition.topic, partition.partition))
+        snapshot = await self._in_thread(self._copy, partition, oldest)
         if snapshot is None:
-            oldest = await asyncio.to_thread(self.oldest, (partition.topic, partition.partition))
             if oldest == 0:
                 return loaded
             snapshot = await self._in_thread(self._afresh_behind, partition, oldest - 1)
@@ -111,18 +112,34 @@ class LearnerStates:
             return await self.store.load(partition)  # somebody was quicker
         return replace(loaded, applied=snapshot.version, seen=snapshot.seen)
 
-    def _copy(self, partition: PartitionId) -> Snapshot | None:
+    def _copy(self, partition: PartitionId, oldest: int) -> Snapshot | None:
+        """The copy, from which the outcome `oldest` or one before it is the next."""
         try:
             found = None if self.copies is None else self.copies.read(partition)
+            if found is not None and found.version + 1 < oldest:
+                return self._moved_behind(found, oldest - 1)
         except SnapshotError as error:
             if not self.afresh:
-                raise
+                raise SnapshotError(
+                    f"{error}. Redis knows nothing of the learners of {partition.pipeline}, and this was the copy of them "
+                    "beside the models: put that right, or run 'driftwood learn --afresh', which goes on without it"
+                ) from error
             log.warning("the copy of the learners is left, as asked: %s", error)
             return None
         if found is not None:
             said = "the store knows nothing of the learners: they go on from the copy of snapshot %d"
             log.warning(said, found.version)
         return found
+
+    def _moved_behind(self, copy: Snapshot, version: int) -> Snapshot:
+        """The learners of the copy, as if they had learnt the outcomes that are deleted: reading could not go on before."""
+        log.warning(
+            "the store knows nothing of the learners: they go on from the copy of snapshot %d, behind outcome %d: those in "
+            "between are deleted, and what was learnt from them is lost",
+            *(copy.version, version),
+        )
+        learner = self.maker.restored(self.sealing.opened("state", copy.state))
+        return self.sealing.snapshot(copy.partition, version, learner, copy.seen, self.now_ms())
 
     def _afresh_behind(self, partition: PartitionId, version: int) -> Snapshot:
         log.warning(
@@ -148,7 +165,7 @@ class LearnerStates:
                     "'driftwood learn --afresh', which goes on behind it with new learners"
                 ) from error
             log.warning("the learners begin afresh behind outcome %d, as asked: %s", version, error)
-            return self.maker.new()
+            learner = await self._in_thread(self.maker.new)
         return learner
 
     async def _own_state(self, pipeline: str, version: int) -> bytes:

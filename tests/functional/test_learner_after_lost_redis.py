@@ -105,6 +105,21 @@ def test_without_a_copy_and_with_outcomes_deleted_they_begin_afresh_behind_these
     )
 
 
+def test_from_a_copy_behind_which_outcomes_are_deleted_they_go_on_behind_these_and_say_so(copies, caplog):
+    async def body() -> tuple[bytes, bytes, Any]:
+        learnt_before = await worked(MemorySnapshots(), ChainedMaker(), 1, copies=copies)
+        store = MemorySnapshots()
+        memory = await stage(store, copies=copies, oldest=lambda place: 7).open(PLACE)
+        again = await stage(store, copies=copies, oldest=lambda place: 7).open(PLACE)
+        assert again.applied == memory.applied and again.batches.seen == memory.batches.seen
+        return learnt_before, again.batches.learner.state(), memory
+
+    before, state, memory = asyncio.run(body())
+    assert (memory.applied, memory.batches.taken) == (6, 6)  # the next is the oldest that there is
+    assert state == before
+    assert "they go on from the copy of snapshot 0, behind outcome 6" in caplog.text
+
+
 def test_a_copy_of_another_topic_is_left(copies, caplog):
     async def body() -> int:
         await worked(MemorySnapshots(), ChainedMaker(), 4, copies=copies)
@@ -117,10 +132,24 @@ def test_a_copy_of_another_topic_is_left(copies, caplog):
 
 def test_a_copy_that_is_not_ours_is_refused_and_left_when_asked(copies, caplog):
     copies.models.save_snapshot(PLACE.pipeline, b"DRIFTSNP" + b"a pickle, perhaps" * 10)
-    with pytest.raises(SnapshotError):
+    with pytest.raises(SnapshotError, match="copy of them beside the models: put that right, or run"):
         asyncio.run(worked(MemorySnapshots(), ChainedMaker(), 12, copies=copies))
     done = asyncio.run(worked(MemorySnapshots(), ChainedMaker(), 12, copies=copies, afresh=True))
     assert done == undisturbed() and "the copy of the learners is left, as asked" in caplog.text
+
+
+def test_learners_that_only_training_has_taught_are_known_and_nothing_is_said_of_a_loss(copies, caplog):
+    async def body() -> list[bytes]:
+        store, states = MemorySnapshots(), []
+        for training in ("by training", "by another one"):
+            memory = await stage(store, ChainedMaker(taught=training), copies=copies).open(PLACE)
+            while memory.publishing is not None:
+                await memory.publishing
+            states.append(memory.batches.learner.state())
+        return states
+
+    assert asyncio.run(body()) == [b'["by training", 1]'] * 2
+    assert "the store knows nothing" not in caplog.text
 
 
 def test_a_copy_is_not_looked_at_while_redis_knows_the_learners(copies):
