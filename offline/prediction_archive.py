@@ -45,6 +45,10 @@ GROUP_ROWS = 256
 # Footers that are remembered, some 60 KB each: those of labels that come a week late, at a hundred events a second.
 FOOTERS = 1_024
 
+# How often a read begins anew because files were merged away under it. Each time at least one file has gone, and a merge
+# deletes `FILES_A_LEVEL` on each of few levels: so this ends only what would never end.
+LISTINGS = 8 * FILES_A_LEVEL
+
 # Of names: an offset has at most 19 digits.
 _SUFFIX = ".parquet"
 _FULL = 9  # the level of full files
@@ -140,11 +144,14 @@ class PredictionArchive:
 
     def read(self, partition: int, positions: Sequence[Position]) -> dict[Position, bytes]:
         """The packed rows at these positions, as far as they are there."""
-        try:
-            return self._read(partition, positions)
-        except FileNotFoundError:
-            # Merged away since its name was read; what took its place has a name by now, and is not merged so soon again.
-            return self._read(partition, positions)
+        for _ in range(LISTINGS):
+            try:
+                return self._read(partition, positions)
+            except FileNotFoundError:
+                # Merged away since its name was read. What took its place has a name by now, but the merge may still be
+                # deleting others that this listing names, too.
+                continue
+        return self._read(partition, positions)
 
     def _read(self, partition: int, positions: Sequence[Position]) -> dict[Position, bytes]:
         wanted = set(positions)

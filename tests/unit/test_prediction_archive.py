@@ -55,6 +55,29 @@ def test_a_merge_that_was_killed_before_it_deleted_anything_is_done_again(
     assert archive.read(0, [at for at, _ in rows]) == dict(rows)
 
 
+def test_a_read_while_a_merge_deletes_one_file_after_another_finds_every_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prediction_archive, "FILES_A_LEVEL", 5)
+    archive = PredictionArchive(tmp_path, "orders", 30 * DAY)
+    rows = [row(number) for number in range(0, 15, 3)]
+    with monkeypatch.context() as merging:
+        merging.setattr(Path, "unlink", lambda *_, **__: None)
+        for one in rows:
+            archive.write(0, [one])
+    real, deleted = prediction_archive.Footer.of, []
+
+    def deleted_just_before(path: Path) -> prediction_archive.Footer:
+        if path.name.startswith("0-"):
+            path.unlink()
+            deleted.append(path.name)
+        return real(path)
+
+    monkeypatch.setattr(prediction_archive.Footer, "of", deleted_just_before)
+    assert archive.read(0, [at for at, _ in rows]) == dict(rows)
+    assert len(deleted) == 5
+
+
 def test_rows_that_no_label_can_ask_for_any_more_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prediction_archive, "FILES_A_LEVEL", 3)
     archive = PredictionArchive(tmp_path, "orders", 2 * DAY)
