@@ -9,11 +9,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
+from driftwood import standing
 from driftwood.pipelines import topics_of
-from driftwood.standing import committed_offsets
 from features.errors import OperatorError
 from features.redis_store import RedisStore
 from models.pipeline import Pipeline
@@ -22,7 +22,7 @@ from offline.rebuild import Rebuild, Rebuilt, Told
 from streams.batch import Partition
 from streams.settings import Settings
 from streams.topic_log import TopicLog
-from streams.topics import ANSWER_WITHIN_S, PipelineTopics, Topic, TopicAdmin, learn_group, predict_group
+from streams.topics import PipelineTopics, Topic, TopicAdmin, learn_group, predict_group
 
 # Between two looks at whether the workers have left.
 LOOK_EVERY_S = 0.5
@@ -53,7 +53,7 @@ def rebuild(pipeline: Pipeline, settings: Settings, told: Told, *, discard: bool
     committed: dict[Partition, int] = {}
     for group, read in groups(pipeline.name, topics).items():
         wait_until_alone(partial(members, client, group), group, patience_s, told)
-        committed |= committed_offsets(client, group, read, identities)
+        committed |= standing.committed_offsets(client, group, read, identities)
     archive = archive_of(pipeline, settings) if topics.learn else None
 
     async def run() -> Rebuilt:
@@ -99,11 +99,8 @@ def wait_until_alone(
 def members(client: AdminClient, group: str) -> int:
     """How many members a consumer group has; 0 where the broker (the embedded one) cannot say."""
     try:
-        asked: Any = client.describe_consumer_groups([group], request_timeout=ANSWER_WITHIN_S)
-        return len(asked[group].result().members)
+        return standing.members(client, group) or 0
     except KafkaException as error:
-        if error.args[0].code() in (KafkaError._UNSUPPORTED_FEATURE, KafkaError.GROUP_ID_NOT_FOUND):  # noqa: SLF001  # its public name has the underscore
-            return 0
         raise OperatorError(
             f"the broker does not say who works in the group {group}: {error.args[0].str()}"
         ) from error

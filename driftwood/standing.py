@@ -100,11 +100,11 @@ def learn_standing_of(
     half_ms = int((now_s - settings.events_retention.total_seconds() / 2) * 1e3)
     with _asked(settings) as client:
         read = _read(client, group, (learning.labels, learning.actions, learning.hop_join, learning.outcomes))
-        members = _members(client, group)
-        if members is None:
+        there = members(client, group)
+        if there is None:
             return LearnStanding(read.behind, (), None)
         younger = _offsets(client, read.topics, _specs.for_timestamp(half_ms))
-    return LearnStanding(read.behind, read.older(younger), members)
+    return LearnStanding(read.behind, read.older(younger), there)
 
 
 def committed_offsets(
@@ -145,11 +145,17 @@ def _read(client: AdminClient, group: str, topics: Sequence[Topic]) -> _Read:
     return _Read(topics, reached, _offsets(client, topics, _specs.latest()))
 
 
-def _members(client: AdminClient, group: str) -> int | None:
+def members(client: AdminClient, group: str) -> int | None:
+    """How many members a consumer group has; None where the broker (the embedded one) cannot say. Raises KafkaException."""
     try:
         found = client.describe_consumer_groups([group], request_timeout=ANSWER_WITHIN_S)[group].result()
     except KafkaException as error:
-        if error.args[0].code() == KafkaError._UNSUPPORTED_FEATURE:  # noqa: SLF001  # so librdkafka calls its own codes
+        code = error.args[0].code()
+        if (
+            code == KafkaError.GROUP_ID_NOT_FOUND
+        ):  # newer brokers do not call a group that was never joined dead
+            return 0
+        if code == KafkaError._UNSUPPORTED_FEATURE:  # noqa: SLF001  # so librdkafka calls its own codes
             return None
         raise
     return len(found.members)

@@ -29,6 +29,14 @@ class Client:
             told.set_result(SimpleNamespace(offset=answer))
         return dict.fromkeys(wanted, told)
 
+    def describe_consumer_groups(self, groups: list[str], request_timeout: float) -> dict[str, Future[Any]]:
+        answer, told = next(self._answers), Future[Any]()
+        if isinstance(answer, KafkaError):
+            told.set_exception(KafkaException(answer))
+        else:
+            told.set_result(SimpleNamespace(members=[object()] * answer))
+        return {groups[0]: told}
+
 
 def asked(*answers: KafkaError | int) -> dict[tuple[str, int], int]:
     client: Any = Client(*answers)
@@ -42,3 +50,18 @@ def test_a_partition_that_has_no_leader_yet_is_asked_again() -> None:
 def test_any_other_error_is_told_at_once() -> None:
     with pytest.raises(KafkaException):
         asked(KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED), 7)
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (2, 2),
+        (KafkaError(KafkaError.GROUP_ID_NOT_FOUND), 0),
+        (KafkaError(KafkaError._UNSUPPORTED_FEATURE), None),
+    ],
+)
+def test_a_group_that_was_never_joined_has_no_members_and_a_broker_that_cannot_say_is_none(
+    answer: KafkaError | int, told: int | None
+) -> None:
+    client: Any = Client(answer)
+    assert standing.members(client, "orders.learn") == told
