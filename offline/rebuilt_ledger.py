@@ -139,7 +139,9 @@ class LedgerRebuild:
         labelled = {topic.name: codec for topic, codec in hops.items()}
         self._targets = [learning.outcomes, *hops]
         self._listener = Listener(Positions(learning.outcomes.name, OutcomeCodec(pipeline), labelled))
-        self._stage = _silent(pipeline, settings, topics, identities, store, self._listener, archive, metrics)
+        self._stage = _listening(
+            pipeline, settings, topics, identities, store, self._listener, archive, metrics
+        )
         self._surveys: list[PartitionSurvey] = []
         self._replayed = self._rows = self._left = 0
 
@@ -254,7 +256,7 @@ class _Kept:
         return self.archive.read(partition, positions)
 
 
-def _silent(
+def _listening(
     pipeline: Pipeline,
     settings: Settings,
     topics: PipelineTopics,

@@ -27,7 +27,7 @@ from streams.outcomes import Outcome
 from streams.served import Served, ServedCodec
 from streams.served_rows import Archive, ServedRows
 from streams.settling import DeadLabel, LabelRow, Settling
-from streams.taken import BEFORE_ALL, OtherVersionError
+from streams.taken import BEFORE_ALL, OtherVersionError, superseded_by
 
 ENTITY: Final = "join"
 """Under which the store keeps the ledger."""
@@ -166,7 +166,7 @@ class JoinBatches:
             copies += one.start
             if len(one) and not isinstance(one.content, Idle):
                 if one.upstream not in seen:
-                    superseded += _superseded_by(one.upstream, seen)
+                    superseded += superseded_by(one.upstream, seen)
                 seen[one.upstream] = _last_position(one.content)
             opened.append(one)
         first, last = (fresh[0].offset, fresh[-1].offset) if fresh else (memory.taken + 1, memory.taken)
@@ -337,15 +337,3 @@ def _first_after(offsets: Ints, rows: Ints, seen: Position) -> int:
 def _last_position(content: Served | Reports) -> Position:
     place = content.frame if isinstance(content, Served) else content
     return Position(int(place.upstream_offsets[-1]), int(place.upstream_rows[-1]))
-
-
-def _superseded_by(upstream: str, seen: dict[str, Position]) -> list[str]:
-    """Take those out that were the same partition of the same topic before it was made anew."""
-    gone = [other for other in seen if other != upstream and _place(other) == _place(upstream)]
-    for other in gone:
-        del seen[other]
-    return gone
-
-
-def _place(upstream: str) -> tuple[str, str]:
-    return upstream.partition("@")[0], upstream.rpartition("/")[2]
