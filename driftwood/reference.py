@@ -13,7 +13,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import CollectorRegistry, Counter
 
 from features.errors import DeveloperError
 from streams.figures import figures, learner_figures, serving_figures
@@ -146,7 +146,7 @@ def _labels(metrics: Metrics) -> Iterable[tuple[str, tuple[str, ...]]]:
     for metric in vars(metrics).values():
         if isinstance(metric, BatchHistogram):
             yield metric.name, metric.labels
-        elif isinstance(metric, Counter | Gauge):
+        elif isinstance(metric, Counter):
             yield metric._name, metric._labelnames  # noqa: SLF001  # prometheus_client tells labels in no public way
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from streams.join_stage import JoinMemory
 from streams.learner import LearnMemory
 from streams.metrics import Now
 from streams.pressure import Pressure
@@ -113,7 +114,8 @@ def serving_figures(serving: Serving) -> list[Now]:
 
 
 def learner_figures(memories: Callable[[], Iterable[Any]], clock: Callable[[], float]) -> list[Now]:
-    """The learner of a process that owns it: its newest snapshot, by the clock of its stage."""
+    """Of a learn process: the label feeds of its partitions of hop-join, and the learner where it owns that, by the clock of
+    its stage."""
 
     def of_learner(read: Callable[[LearnMemory], float]) -> Callable[[], Values]:
         return lambda: [((), read(memory)) for memory in memories() if isinstance(memory, LearnMemory)]
@@ -127,7 +129,17 @@ def learner_figures(memories: Callable[[], Iterable[Any]], clock: Callable[[], f
             for value in read(json.loads(memory.figures))
         ]
 
+    def stalled() -> Values:
+        joins = [memory for memory in memories() if isinstance(memory, JoinMemory)]
+        return [((str(one.partition.partition),), float(one.feeds.clock.stalled)) for one in joins]
+
     return [
+        Now(
+            "driftwood_labels_stalled",
+            "1 while the label feed is silent for this partition of hop-join: nothing times out then.",
+            ("partition",),
+            stalled,
+        ),
         Now(
             "driftwood_snapshot_version",
             "Offset in outcomes up to which the newest snapshot has learnt; -1: there is none.",

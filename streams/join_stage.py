@@ -94,7 +94,6 @@ class Settled:
     let_go: Mapping[Position, bytes]
     dead: Sequence[DeadLabel]
     notices: Sequence[tuple[int, FeedNotice]]
-    stalled: bool
 
 
 Settle = Generator[list[Position], Mapping[Position, bytes], Settled]
@@ -202,9 +201,9 @@ class JoinBatches:
             self._pass_on(one, memory.feeds, settling)
             yield from _read_back(settling, settling.pass_time(len(one)))
             settling.end()
-        stalled = memory.feeds.clock.stalled
-        found = (settling.outcomes, settling.label_rows, settling.let_go, settling.dead, settling.notices)
-        return Settled(*found, stalled)
+        return Settled(
+            settling.outcomes, settling.label_rows, settling.let_go, settling.dead, settling.notices
+        )
 
     def commit(self, memory: JoinMemory, work: JoinWork) -> Commit:
         """What step 7 writes."""

@@ -150,7 +150,7 @@ class JoinStage:
             return self._refused(committed)
         self.batches.committed(memory, begun.commit)
         timer.done("commit")
-        self._count(memory, begun)
+        self._count(begun)
         return begun.last
 
     async def _settled(self, memory: JoinMemory, work: JoinWork) -> Settled:
@@ -238,7 +238,7 @@ class JoinStage:
     def _counters(self) -> StageCounters:
         return self.metrics.stage(self.name)
 
-    def _count(self, memory: JoinMemory, begun: JoinBegun) -> None:
+    def _count(self, begun: JoinBegun) -> None:
         counters, work, settled = self._counters, begun.work, begun.settled
         kinds = Counter(outcome.kind for outcome in settled.outcomes)
         counters.events.inc(work.last - work.first + 1)
@@ -249,7 +249,6 @@ class JoinStage:
         self.metrics.dead_letters(
             [*(letter.reason for letter in work.dead), *("known_before_event" for _ in settled.dead)]
         )
-        self.metrics.labels_stalled.labels(str(memory.partition.partition)).set(settled.stalled)
 
 
 @dataclass(frozen=True)

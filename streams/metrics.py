@@ -187,12 +187,6 @@ class Metrics:
         self.outcomes = self._counter(
             "driftwood_outcomes", "What became of events and labels, by the name of the outcome.", "outcome"
         )
-        self.labels_stalled = prometheus_client.Gauge(
-            "driftwood_labels_stalled",
-            "1 while the label feed is silent for this partition of hop-join: nothing times out then.",
-            ("partition",),
-            registry=registry,
-        )
         self.errors = self._counter("driftwood_server_errors", "Errors talking to a server.", "server")
         self.sizes = self._histogram("driftwood_batch_rows", "Rows of a batch.", SIZE_BOUNDS, "stage")
         self.steps = self._histogram(
