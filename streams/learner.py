@@ -71,14 +71,15 @@ class LearnMemory:
     behind_since_s: float | None = None
     stepping_since_s: float | None = None  # what is in hand just now
     figures: bytes = b"{}"  # of the newest snapshot, as it was published
+    owes_first: bool = False  # no snapshot has what training taught them
     refused: Refused | None = None
     failed: Exception | None = None
     said: str = ""
 
     @property
     def behind(self) -> bool:
-        """Whether something was stepped that no snapshot has."""
-        return self.batches.taken != self.applied
+        """Whether something was learnt that no snapshot has."""
+        return self.owes_first or self.batches.taken != self.applied
 
     def unpublished_s(self, now_s: float) -> float:
         """For how long something has been stepped, or is in hand, that no snapshot has; 0 when the newest has all."""
@@ -152,6 +153,7 @@ class LearnStage:
         figures = json.dumps(await self._in_thread(learner.figures)).encode()
         memory = LearnMemory(partition, loaded.epoch, loaded.applied, batches, figures=figures)
         if learner.taught and await self.store.latest(partition.pipeline) is None:
+            memory.owes_first = True
             self._publish(memory)  # they are scored from the first event on, and judged by its label
         return memory
 
@@ -275,7 +277,7 @@ class LearnStage:
                 memory.refused = answer
                 return
             answer = Published(memory.state.evictions)
-        memory.applied = snapshot.version
+        memory.applied, memory.owes_first = snapshot.version, False
         memory.behind_since_s = memory.began_s if memory.behind else None
         memory.state = replace(memory.state, nbytes=len(snapshot.state), evictions=answer.dropped)
         memory.figures = snapshot.figures

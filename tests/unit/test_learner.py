@@ -132,6 +132,21 @@ def test_learners_that_were_taught_are_published_before_the_first_outcome_and_be
     assert later == [-1, 5]
 
 
+def test_learners_that_were_taught_are_published_without_an_outcome_when_a_store_that_was_away_is_back():
+    async def body() -> Any:
+        store = Waiting()
+        store.trouble = True
+        made = stage(store, ChainedMaker(taught="by the champion"), publish_every_s=0.01)
+        memory = await made.open(PLACE)
+        await until(lambda: store.asked >= 2)
+        store.trouble = False
+        store.open.set()
+        await made.published(memory)
+        return await store.versions("shop"), memory.behind
+
+    assert run(body()) == ([-1], False)
+
+
 def test_learners_that_know_nothing_are_published_with_their_first_outcome():
     async def body() -> Any:
         store = MemorySnapshots()
