@@ -22,7 +22,8 @@ HOUR_US: Final = 3_600_000_000
 NO_HOUR: Final = -(2**40)
 
 # Columns behind those of the classes: labels that say nothing of a class (late, duplicates), and those of unknown ids. Each
-# label is counted where it ends: one that waits for its event (`early`) when that comes, or when the horizon has passed.
+# label is counted where it ends: one that waits for its event (`early`) when that comes, in the hour in which it became
+# known; when the horizon has passed without one, in the newest hour.
 _OTHERS, _UNKNOWN = -2, -1
 _CODED: Final = 0
 _COLUMNS: Final = {MATCHED: _CODED, CORRECTED: _CODED, LATE: _OTHERS, DUPLICATE: _OTHERS, UNKNOWN: _UNKNOWN}
@@ -53,6 +54,9 @@ class LabelFeed:
         if not came.any():
             return
         columns, hours = columns[came], batch.known_us[came] // HOUR_US
+        # That nobody knows an id turns out one horizon later, which may be longer than all hours that are counted.
+        newest = np.maximum(np.maximum.accumulate(hours), self._newest)
+        hours = np.where(columns == _UNKNOWN, newest, hours)
         coded = columns == _CODED
         columns[coded] = self._places(batch.codes[came][coded])
         self._go_on_to(int(hours.min()), int(hours.max()))

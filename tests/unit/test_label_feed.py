@@ -62,11 +62,12 @@ def fed(kind: str, rows: list[tuple[float, str, int]], cuts: set[int]) -> LabelF
 @given(outcomes, st.sampled_from(sorted(LABELS)), st.sets(st.integers(1, 79)))
 def test_hours_are_counted_as_brute_force_does_however_records_are_cut(rows, kind, cuts):
     found = fed(kind, rows, cuts).figures()
-    came = [
-        (int(hours), name, code)
-        for hours, name, code in rows
-        if name in (MATCHED, CORRECTED, LATE, DUPLICATE, UNKNOWN)
-    ]
+    came: list[tuple[int, str, int]] = []
+    upto = 0
+    for hours, name, code in rows:
+        if name in (MATCHED, CORRECTED, LATE, DUPLICATE, UNKNOWN):
+            upto = max(upto, int(hours))
+            came.append((upto if name == UNKNOWN else int(hours), name, code))
     newest = max((hour for hour, _, _ in came), default=0)
     alive = [one for one in came if one[0] > newest - HOURS]
     oldest = max(min((hour for hour, _, _ in came), default=0), newest - HOURS + 1)
@@ -102,6 +103,18 @@ def _plain(feed: LabelFeed) -> dict[str, object]:
 def test_what_is_no_label_counts_nothing():
     rows = [(hour, name, 0) for hour in (0.0, 1.0) for name in (SILENT, EARLY, CENSORED, EXPIRED, REPEAT)]
     assert LabelFeed(LABELS["binary"]).figures() == fed("binary", rows, set()).figures()
+
+
+def test_an_unknown_id_is_counted_also_where_the_horizon_is_longer_than_a_week():
+    feed, horizon_h = LabelFeed(LABELS["binary"]), 8 * 24
+    for hour in range(12 * 24):
+        rows = [(float(hour), MATCHED, 0)]
+        if hour > horizon_h:
+            rows.append(
+                (float(hour - horizon_h), UNKNOWN, 0)
+            )  # known then, and nobody knows the event until now
+        feed.step(batch_of(rows, "binary"))
+    assert feed.figures()["unknown_share"]["now"] == 0.5
 
 
 def test_a_label_that_was_taken_back_is_of_no_class():
