@@ -40,7 +40,7 @@ def draw(periods: Sequence[Period], figures: Sequence[str], title: str, path: Pa
 
 
 def _panel(panel: Axes, periods: Sequence[Period], figure: str) -> None:
-    names = [f"{period.name}\n{period.labels:,} labels" for period in periods]
+    names = [f"{period.name}\n{_short(period.labels)} labels" for period in periods]
     for part, style in _styles(periods, figure).items():
         values = [period.figures.get(figure, {}).get(part, np.nan) for period in periods]
         panel.plot(names, values, label=part, **style)
@@ -53,6 +53,16 @@ def _panel(panel: Axes, periods: Sequence[Period], figure: str) -> None:
     panel.grid(axis="y", alpha=0.25)
     panel.spines[["top", "right"]].set_visible(False)
     panel.tick_params(axis="x", labelsize=8)
+
+
+def _short(count: int) -> str:
+    """For the room below a tick.
+
+    Example:
+        >>> _short(9_999), _short(26_617)
+        ('9,999', '27k')
+    """
+    return f"{count:,}" if count < 10_000 else f"{count / 1_000:.0f}k"
 
 
 def _styles(periods: Sequence[Period], figure: str) -> Mapping[str, Mapping[str, Any]]:

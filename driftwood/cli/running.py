@@ -42,9 +42,9 @@ def demo(
     """Train a shipped example on its first months, stream the following ones, and say how good the answers were.
 
     flights: January to March 2013 train, April to June are streamed. payments: simulated card payments, April trains, May
-    is streamed, and a bank blocks what gets a decision. Starts an embedded broker and Redis for itself; nothing needs to be
-    installed or running. The models stand side by side at the end; the run's folder has them as a picture, the figures as
-    summary.json, and one answer explained.
+    and half of June are streamed, a bank blocks what gets a decision, and a new fraud comes up. Starts an embedded broker
+    and Redis for itself; nothing needs to be installed or running. The models stand side by side at the end; the run's
+    folder has them as a picture, the figures as summary.json, and one answer explained.
     """
     from rich.live import Live
 

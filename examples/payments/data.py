@@ -22,8 +22,9 @@ from examples.payments.records import payment_id
 from examples.payments.simulation import Ints, Payments, Scenario
 from examples.payments.switches import Switches
 
-# Three months of a smaller world than the default, for the demo: 350,000 payments, of which 230,000 are streamed.
-SHIPPED = Switches(customers=2_000, terminals=4_000)
+# A smaller world than the default, for the demo: 290,000 payments, of which 178,000 are streamed. From 13 May on cards are
+# tested, which the model of April has never seen: in a calm world of this size there is next to nothing to learn.
+SHIPPED = Switches(days=76, customers=2_000, terminals=4_000, new_fraud_from=42)
 
 # Raised whenever the tables change, so that older files are made anew.
 TABLES_VERSION = 1

@@ -76,7 +76,7 @@ payments = Pipeline(
         bounded_tree(),
     ],
     # Labels come after exactly 7 days. Fraud comes in bursts, and a payment that is none says nearly nothing: weights are
-    # shared slowly, or every quiet hour would take back what a night of fraud has shown.
-    blend=Blend(rate=0.02, share=0.0001, floor=0.05, mature_after="7d"),
+    # shared slowly, or every quiet hour would take back what a night of fraud has shown, and leave the tree a twentieth.
+    blend=Blend(rate=0.02, share=0.00001, floor=0.05, mature_after="7d"),
     fallback=0.008,
 )

@@ -465,12 +465,14 @@ def test_tables_of_other_switches_are_made_anew_and_equal_ones_are_kept(tmp_path
     assert data.prepare(tmp_path, switches=replace(switches, seed=2)).events.stat().st_mtime_ns != first
 
 
-def test_the_demo_trains_on_april_and_streams_may_with_an_outcome_each(tmp_path, monkeypatch):
+def test_the_demo_trains_on_april_and_streams_may_and_half_of_june_with_an_outcome_each(
+    tmp_path, monkeypatch
+):
     tiny = replace(data.SHIPPED, customers=50, terminals=100)
     monkeypatch.setattr(demo, "prepare", lambda folder: data.prepare(folder, switches=tiny))
     training, streamed = demo.training_events(tmp_path), demo.streamed_events(tmp_path)
     made = data.prepare(tmp_path, switches=tiny).events
-    assert len(training) + len(streamed) == (pd.read_parquet(made)["at"] < "2024-06-01").sum()
+    assert len(training) + len(streamed) == (pd.read_parquet(made)["at"] < "2024-06-16").sum()
     assert str(training["at"].max()) < demo.TRAIN_UNTIL[:10] < str(streamed["at"].min())
     outcomes = demo.outcomes(tmp_path).reindex(streamed["payment_id"])
     assert (
