@@ -7,7 +7,7 @@ The stage takes what was served, labels and actions of a partition of `hop-join`
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -59,7 +59,8 @@ class JoinMemory:
 
 @dataclass(frozen=True)
 class Opened:
-    """A record that was read, from its row `start` on: what stands before was seen."""
+    """A record that was read, from its row `start` on: what stands before was seen. `superseded` are the partitions upstream
+    whose topic was made anew as `upstream`."""
 
     offset: int
     upstream: str
@@ -67,6 +68,7 @@ class Opened:
     start: int = 0
     feed: str = ""
     wall_ms: int = 0
+    superseded: Sequence[str] = ()
 
     def __len__(self) -> int:
         return 0 if isinstance(self.content, Idle) else len(self.content) - self.start
@@ -82,7 +84,11 @@ class JoinWork:
     seen: Mapping[str, Position]
     dead: Sequence[DeadLetter]
     copies: int
-    superseded: Sequence[str]
+
+    @property
+    def superseded(self) -> list[str]:
+        """Of all records."""
+        return [name for one in self.opened for name in one.superseded]
 
 
 @dataclass(frozen=True)
@@ -152,7 +158,6 @@ class JoinBatches:
         seen = dict(memory.seen)
         opened: list[Opened] = []
         dead: list[DeadLetter] = []
-        superseded: list[str] = []
         copies = rows = 0
         for count, record in enumerate(fresh):
             one = self._open(memory.partition.partition, record, dead, seen)
@@ -164,12 +169,13 @@ class JoinBatches:
                 break
             copies += one.start
             if len(one) and not isinstance(one.content, Idle):
+                last_row = _last_position(one.content)
                 if one.upstream not in seen:
-                    superseded += superseded_by(one.upstream, seen)
-                seen[one.upstream] = _last_position(one.content)
+                    one = replace(one, superseded=superseded_by(one.upstream, seen))
+                seen[one.upstream] = last_row
             opened.append(one)
         first, last = (fresh[0].offset, fresh[-1].offset) if fresh else (memory.taken + 1, memory.taken)
-        return JoinWork(first, last, opened, seen, dead, copies, superseded)
+        return JoinWork(first, last, opened, seen, dead, copies)
 
     def claim(self, memory: JoinMemory, work: JoinWork) -> Claim:
         """The question of step 3."""
@@ -190,14 +196,14 @@ class JoinBatches:
         Yields positions, and is sent what the archive has of them: once for all labels of the batch, and once for each
         record after which rows time out that are in the archive alone.
         """
-        for name in work.superseded:
-            memory.feeds.forget(name)
         in_flight = None if self.archive is None else _together(memory.let_go)
         features = self.pipeline.feature_set.hash
         settling = Settling(self.pipeline.label, features, memory.state, memory.feeds, in_flight)
         yield from _read_back(settling, settling.asked(_labelled(work)))
         for one in work.opened:
             settling.begin(one.offset)
+            for name in one.superseded:
+                memory.feeds.forget(name)
             self._pass_on(one, memory.feeds, settling)
             yield from _read_back(settling, settling.pass_time(len(one)))
             settling.end()

@@ -265,6 +265,29 @@ def test_an_outage_of_seven_days_teaches_no_false_negative(
     assert counted["silent"] >= 4 * (outage.stop - 1)
 
 
+@pytest.mark.parametrize("at_once", [1, 100])
+def test_a_topic_that_was_made_anew_holds_nobody_back_from_its_first_record_on_however_batches_are_cut(
+    at_once: int,
+) -> None:
+    topic = topic_of()
+    topic.served("hop/0", [Event("a", at(0))])
+    topic.reports(LABELS, "labels@cluster/old/0", [Report("x", at(1), math.nan)], wall_ms=1_000)
+    alive(topic, 200)
+    first_anew = len(topic.records) + 1
+    topic.idle("hop/0", Idle("served", -(2**62), 1_000, idle=True))
+    topic.reports(LABELS, "labels@cluster/new/0", [Report("y", at(200), math.nan)], wall_ms=1_000)
+    stage = stage_of(topic.pipeline, MemoryStore(), topic.log, ONE_HOUR)
+
+    async def work() -> None:
+        memory = await stage.open(partition_of_join(topic.pipeline))
+        while records := topic.records[memory.applied + 1 :][:at_once]:
+            assert not isinstance(await stage.process(memory, records), Refused)
+
+    asyncio.run(work())
+    silent = [one for one in outcomes_in(topic.pipeline, topic.log) if one.kind == "silent"]
+    assert [(one.event_id, one.offset) for one in silent] == [("a", first_anew)]
+
+
 def gauged(*memories: JoinMemory) -> list[tuple[tuple[str, ...], float]]:
     gauges = {now.name: now for now in learner_figures(lambda: memories, lambda: 0.0)}
     return list(gauges["driftwood_labels_stalled"].read())
