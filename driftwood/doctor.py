@@ -39,6 +39,7 @@ PACKAGES = (
     "feast",
     "redis",
     "lightgbm",
+    "river",
     "numba",
     "pyarrow",
 )

@@ -178,7 +178,9 @@ class View:
         for number, plan in enumerate(stage_plans(pipeline.feature_set)):
             views[f"hop-{plan.entity}"] = (topics.hops[plan.entity], self._hop(number))
         if kind not in views:
-            raise DeveloperError(f"{pipeline.name} has no topic {kind!r}; expected one of {', '.join(views)}")
+            raise DeveloperError(
+                f"tail of {pipeline.name}: it cannot show {kind!r}; expected one of {', '.join(views)}"
+            )
         self.topic, self.lines = views[kind]
 
     def _event(self, message: Message) -> Iterator[Line]:

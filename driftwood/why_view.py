@@ -12,18 +12,22 @@ from driftwood.why import Judgement, Why
 from features.durations import duration_text
 from features.feature_set import FeatureSet, FeatureSpec
 from features.schema import MASK
-from models.outcomes import CENSORED, EARLY, EXPIRED, LATE, SILENT
+from models.outcomes import CENSORED, DUPLICATE, EARLY, EXPIRED, LATE, SILENT
 from models.pipeline import Pipeline
 from streams.flags import MEANINGS
 
 # Why an outcome is none that anybody learns from, or where its label comes from if nobody has sent one.
 REASONS = {
     CENSORED: "an action has prevented it, or it is null",
+    DUPLICATE: "it says what is known already, or was known before what has replaced it",
     EARLY: "it came before its event was answered, and waits",
     EXPIRED: "none came within the horizon, or what was served is not known any more",
     LATE: "it became known after the horizon, or came when its event had been settled",
     SILENT: "none came within the horizon, which says it as well",
 }
+
+# Of these a label came, though the outcome carries none.
+CAME = {DUPLICATE, EARLY, LATE}
 
 
 @dataclass(frozen=True)
@@ -143,7 +147,8 @@ def _shown(spec: FeatureSpec, value: object) -> str:
 
 
 def _told(label: str, one: Judgement, event_time: str) -> str:
-    said = f"{label} = {_word(one.label)}" if one.label is not None else "no label"
+    none = "a label" if one.kind in CAME else "no label"
+    said = f"{label} = {_word(one.label)}" if one.label is not None else none
     instead = f" instead of {_word(one.replaced)}" if one.replaced is not None else ""
     reason = f" ({REASONS[one.kind]})" if one.kind in REASONS else ""
     after = (datetime.fromisoformat(one.known_at) - datetime.fromisoformat(event_time)).total_seconds()

@@ -137,15 +137,17 @@ def learners(
             output.data({"learners": names, "snapshots": snapshots})
         else:
             output.line("\n".join(names))
-            output.table(["snapshot", "made at"], [(str(version), at) for version, at in made])
+            if made:
+                output.table(["snapshot", "made at"], [(str(version), at) for version, at in made])
+            else:
+                output.say("No snapshot yet: 'driftwood learn' publishes the first one.")
         return
     chosen = next((known for known in ACTIONS if known == action), None)
     if chosen is None:
         raise typer.BadParameter(f"{action!r}; expected one of {', '.join(ACTIONS)}", param_hint="ACTION")
     if learner not in names:
-        raise typer.BadParameter(
-            f"{learner!r}; {declared.name} has: {', '.join(names)}", param_hint="LEARNER"
-        )
+        seen = "missing" if learner is None else repr(learner)
+        raise typer.BadParameter(f"{seen}; {declared.name} has: {', '.join(names)}", param_hint="LEARNER")
     if snapshot is not None and chosen != "restore":
         raise typer.BadParameter(f"{chosen} takes none", param_hint="--snapshot")
     version = asyncio.run(_held(declared, values, snapshot)) if chosen == "restore" else None

@@ -17,7 +17,8 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 app = typer.Typer(
     name="driftwood",
-    help="Scores every event as it arrives: windowed features from Kafka into Feast on Redis, LightGBM scores out.",
+    help="Scores every event as it arrives: windowed features from Kafka into Feast on Redis; LightGBM and learners that "
+    "follow late labels score them.",
     epilog=(
         "Try it: driftwood demo. Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 unexpected error, "
         "2 wrong usage or pipeline file, 3 something around it needs an operator (a server, a setting, a topic, a model), "

@@ -144,6 +144,13 @@ def test_what_was_censored_has_taught_nobody() -> None:
     assert "nothing was learnt" in told(found)["what became of it"]
 
 
+@pytest.mark.parametrize("kind", ["duplicate", "early", "late"])
+def test_a_label_that_came_and_taught_nobody_is_not_told_as_none(kind: str) -> None:
+    found = why(SHOP, TOPICS, log(outcome(kind, "o1", NAN)), "o1")
+    assert told(found)["what became of it"].startswith(f"{kind}: a label (it ")
+    assert "nothing was learnt" in told(found)["what became of it"]
+
+
 def test_personal_features_are_masked_unless_they_are_asked_for() -> None:
     found = why(SHOP, TOPICS, log(), "o1")
     assert MASK in told(found)["features as served"] and "Ann" not in told(found)["features as served"]
