@@ -289,13 +289,13 @@ def model(settings: Settings, pipeline: Pipeline, reference: str) -> Iterator[Fi
                 "model",
                 HINT,
                 f"no model of {pipeline.name} is in service under {settings.models_dir}: its fallback answers",
-                f"driftwood train {reference} --promote, or correct models_dir.",
+                f"driftwood train {reference} … --promote, or correct models_dir.",
                 "no-model-in-service",
             )
             return
         store.load(pipeline, champion)
     except ModelError as error:
-        do = f"Train and promote a model for this declaration: driftwood train {reference} --promote"
+        do = f"Train and promote a model for this declaration: driftwood train {reference} … --promote"
         yield Finding("model", ACT, str(error), do, "model-does-not-fit")
         return
     yield Finding("model", OK, f"{champion} is in service, for features {pipeline.feature_set.hash}")

@@ -68,4 +68,4 @@ def test_a_wrong_cut_off_or_labels_file_is_refused_before_the_events_are_read(tm
 
 def test_the_doctors_remedy_names_the_pipeline_as_its_user_did(tmp_path):
     (finding,) = model(Settings(models_dir=tmp_path), rides(), "pipelines/rides.py")
-    assert finding.do.startswith("driftwood train pipelines/rides.py --promote")
+    assert finding.do.startswith("driftwood train pipelines/rides.py … --promote")
