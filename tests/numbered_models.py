@@ -47,13 +47,16 @@ class Numbered:
 class NumberedServing:
     """Which model and snapshot a worker has in service; it hears of others when the test says so.
 
-    Every second number is another snapshot of the same model, so that neither can stand in for the other in a pin.
+    Every second number is another snapshot of the same model, so that neither can stand in for the other in a pin. Where
+    nothing learns, each is another model: answers name no snapshot there, so scores must not depend on one.
     """
 
     pipeline: Pipeline
     number: int
 
     def versions(self) -> str:
+        if not self.pipeline.learns:
+            return versions_text(str(self.number), self.pipeline.version)
         mode = (BLEND, CHAMPION)[self.number // 4 % 2]
         return versions_text(str(self.number // 2), self.pipeline.version, mode, self.number)
 
