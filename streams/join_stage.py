@@ -32,6 +32,10 @@ from streams.taken import BEFORE_ALL, OtherVersionError, superseded_by
 ENTITY: Final = "join"
 """Under which the store keeps the ledger."""
 
+# In one batch. After each record time passes, and a thousand rows may shrink and time out (`streams/settling.py`): a
+# backlog of idle frames, which have no rows of their own, must not be one commit of a million.
+MOST_RECORDS: Final = 32
+
 
 @dataclass
 class JoinMemory:
@@ -111,8 +115,8 @@ class JoinBatches:
     """The steps of the join stage of one pipeline.
 
     `expected` are the names of the partitions upstream that have to be heard of before anything times out;
-    `silence_ms` is how long labels may be silent. A batch has `most_rows` rows, or one record. `archive` None: what has
-    become too old for the ledger is not known any more.
+    `silence_ms` is how long labels may be silent. A batch has `most_rows` rows, or one record, and never more than
+    `MOST_RECORDS` of them. `archive` None: what has become too old for the ledger is not known any more.
     """
 
     pipeline: Pipeline
@@ -164,7 +168,7 @@ class JoinBatches:
             if one is None:
                 continue
             rows += len(one)
-            if rows > self.most_rows and opened:
+            if opened and (rows > self.most_rows or len(opened) == MOST_RECORDS):
                 fresh = fresh[:count]
                 break
             copies += one.start

@@ -23,7 +23,7 @@ from streams.feeds import Feeds
 from streams.figures import learner_figures
 from streams.headers import FRAME, UPSTREAM
 from streams.join_frames import ACTIONS, LABELS, Idle
-from streams.join_stage import JoinMemory
+from streams.join_stage import MOST_RECORDS, JoinMemory
 from streams.learn_road import JoinStage
 from streams.ledger import ROW, SETTLED, Entry, Horizons, Ledger, digest_of
 from streams.outcomes import OutcomeCodec, take_outcomes
@@ -98,6 +98,18 @@ def alive(topic: JoinTopic, minutes: float, wall_ms: int = 1_000) -> None:
     name = f"other{len(topic.records)}"
     topic.served("hop/9", [Event(name, at(minutes))])
     topic.reports(LABELS, "labels/9", [Report(name, at(minutes), math.nan)], wall_ms)
+
+
+def test_a_backlog_of_idle_frames_is_cut_as_each_may_settle_a_thousand_rows() -> None:
+    topic = topic_of()
+    for second in range(3 * MOST_RECORDS):
+        topic.idle("hop/0", Idle("served", -(2**62), second * 1_000, idle=True))
+    stage = stage_of(topic.pipeline, MemoryStore(), topic.log, ONE_HOUR)
+
+    async def first_batch() -> int | Refused:
+        return await stage.process(await stage.open(partition_of_join(topic.pipeline)), topic.records)
+
+    assert asyncio.run(first_batch()) == MOST_RECORDS - 1
 
 
 # ---- outcomes
