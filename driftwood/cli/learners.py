@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import getpass
 import logging
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from streams.settings import Settings
 
 log = logging.getLogger(__name__)
+
+HOUR_S = 3_600
 
 
 def add_to(app: typer.Typer) -> None:
@@ -114,7 +117,7 @@ def learners(
         int | None,
         typer.Option(
             metavar="VERSION",
-            help="Of restore: the snapshot to go back to; by default the oldest that is kept.",
+            help="Of restore: the snapshot to go back to; by default the newest that is an hour old.",
         ),
     ] = None,
     settings: SettingsFile = None,
@@ -229,12 +232,27 @@ async def _held(pipeline: Pipeline, settings: Settings, version: int | None) -> 
 
     snapshots = RedisSnapshots.connect(settings.redis_url)
     try:
-        kept = await snapshots.versions(pipeline.name)
-        chosen = version if version is not None else next(iter(kept), None)
+        kept = await snapshots.standing(pipeline.name)
+        chosen = version if version is not None else an_hour_old(kept, datetime.now(UTC).timestamp())
         seconds = int(settings.events_retention.total_seconds())
         if chosen is not None and await snapshots.hold(pipeline.name, chosen, seconds):
             return chosen
     finally:
         await snapshots.aclose()
-    kept_text = f"those from {kept[0]} to {kept[-1]}, with gaps" if kept else "none"
+    kept_text = f"those from {kept[0].version} to {kept[-1].version}, with gaps" if kept else "none"
     raise StoreError(f"there is no snapshot {chosen} of {pipeline.name} any more; Redis has {kept_text}")
+
+
+def an_hour_old(kept: Sequence[Standing], now_s: float) -> int | None:
+    """The newest snapshot made an hour before `now_s` (seconds since 1970) or earlier, else the oldest; None of none.
+
+    Whoever sets a learner back has seen it go wrong a while ago, and loses no more of what it has learnt than that.
+
+    Example:
+        >>> from features.snapshots_kept import Standing
+        >>> kept = [Standing(3, 1, 0), Standing(8, 1, 6_000), Standing(9, 1, 9_000)]
+        >>> an_hour_old(kept, 10_000), an_hour_old(kept[2:], 10_000), an_hour_old([], 10_000)
+        (8, 9, None)
+    """
+    old = [one.version for one in kept if now_s - one.at_s >= HOUR_S]
+    return old[-1] if old else next((one.version for one in kept), None)
