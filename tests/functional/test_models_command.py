@@ -139,11 +139,11 @@ def test_prometheus_is_told_the_same(tmp_path: Path, called: Call) -> None:
 
 
 def hours_of_labels(path: Path) -> Learning:
-    """Three labels of one hour, one of the next one, and one of an unknown id; then no more."""
+    """Three labels of one hour and one of an unknown id, one of the next hour; then no more."""
     learning = learnt(path)
-    kinds = [MATCHED, MATCHED, MATCHED, UNKNOWN]
-    delays_us = [HOUR_US, HOUR_US, 2 * HOUR_US, HOUR_US]
-    learning.step(matured([1, 0, 0, NAN], [0.5] * 4, first=5, kinds=kinds, delays_us=delays_us))
+    kinds = [MATCHED, MATCHED, UNKNOWN, MATCHED]
+    delays_us = [HOUR_US, HOUR_US, HOUR_US, 2 * HOUR_US]
+    learning.step(matured([1, 0, NAN, 0], [0.5] * 4, first=5, kinds=kinds, delays_us=delays_us))
     learning.label_feed("0", 1_700_000_000_000)
     return learning
 
