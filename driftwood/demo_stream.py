@@ -153,9 +153,10 @@ class DemoStream:
             moved = now if answered + joined > done else moved
             done = answered + joined
             watched(Standing(total, sender.sent[0], now - began, self.answers, dead, joined))
-            if not sending and self._failure is None and done >= sum(sender.sent):
+            missing = max(sender.sent[0] - answered, 0) + max(sum(sender.sent[1:]) - joined, 0)
+            if not sending and self._failure is None and not missing:
                 return dead
-            self._check(now - moved, sum(sender.sent) - done)
+            self._check(now - moved, missing)
             time.sleep(LOOK_EVERY_S)
 
     def _joined(self) -> int:

@@ -158,6 +158,7 @@ class LearnerStates:
             state = await self._own_state(pipeline, version)
             # Ours, and yet perhaps of learners that the pipeline no longer declares, or of an older format.
             learner: Learner = await self._in_thread(self.maker.restored, state)
+            log.info("the learners of %s go on from snapshot %d", pipeline, version)
         except (SnapshotError, StateLostError) as error:
             if not self.afresh:
                 raise type(error)(
