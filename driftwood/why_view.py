@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from driftwood.feed_view import duration
 from driftwood.why import Judgement, Why
 from features.durations import duration_text
 from features.feature_set import FeatureSet, FeatureSpec
@@ -130,10 +131,7 @@ def _ago(seconds: float) -> str:
         >>> _ago(64_111.2), _ago(30), _ago(700_000)
         ('17.8 h before', '30 s before', '8.1 d before')
     """
-    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds / size:.1f} {unit} before"
-    return f"{seconds:.0f} s before"
+    return f"{duration(seconds) if seconds >= 60 else f'{seconds:.0f} s'} before"
 
 
 def _shown(spec: FeatureSpec, value: object) -> str:

@@ -82,9 +82,10 @@ class LightGBMScorer:
 
     def _encoded(self, matrix: FeatureMatrix) -> Encoded:
         """A batch is scored and then asked for what is unseen in it: encoded once for both."""
-        if self._newest is None or self._newest[0] is not matrix:
-            self._newest = matrix, self._encoding.encode(matrix)
-        return self._newest[1]
+        newest = self._newest
+        if newest is None or newest[0] is not matrix:
+            newest = self._newest = matrix, self._encoding.encode(matrix)
+        return newest[1]
 
     def gains(self) -> Floats:
         """float64[F]: how much each feature's splits lowered the training loss, in total."""

@@ -11,8 +11,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from models.pipeline import Pipeline
 from offline.hop_survey import Logs, Reach, Survey, Surveyor, reached
 from offline.id_holders import IdHolders
@@ -24,7 +22,7 @@ from streams.frames import Frame, FrameCodec
 from streams.headers import FRAME, POSITION, UPSTREAM, header
 from streams.label_frames import LabelFrameCodec
 from streams.prediction import position_text
-from streams.producer import partition_of
+from streams.producer import partitions_of
 from streams.served import ServedCodec
 from streams.topics import PipelineTopics
 from streams.versions import CHAMPION, NO_SNAPSHOT, versions_text
@@ -92,7 +90,7 @@ class Proof:
             if number == 0:
                 self.holders.of_tail(frame)
             names = frame.rows.event_ids.to_pylist()
-            targets = np.array([partition_of(name.encode(), partitions) for name in names], np.int64)
+            targets = partitions_of(names, partitions)
             places = (frame.origin_topics, frame.origin_partitions, frame.origin_offsets)
             origins = zip(*(numbers.tolist() for numbers in places), strict=True)
             return TailRecord(offset, targets, [position_text(events, *origin) for origin in origins])

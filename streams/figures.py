@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from streams.join_stage import JoinMemory
@@ -126,7 +127,7 @@ def learner_figures(memories: Callable[[], Iterable[Any]], clock: Callable[[], f
             value
             for memory in memories()
             if isinstance(memory, LearnMemory)
-            for value in read(json.loads(memory.figures))
+            for value in read(_parsed(memory.figures))
         ]
 
     def stalled() -> Values:
@@ -213,6 +214,13 @@ def learner_figures(memories: Callable[[], Iterable[Any]], clock: Callable[[], f
             of_figures(lambda figures: [((), float(figures.get("frozen") is not None))]),
         ),
     ]
+
+
+@lru_cache(maxsize=1)
+def _parsed(figures: bytes) -> Figures:
+    """Once for all that a look at the metrics asks of them."""
+    parsed: Figures = json.loads(figures)
+    return parsed
 
 
 def _quality(figures: Figures) -> Values:

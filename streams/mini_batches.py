@@ -22,6 +22,7 @@ from streams.batch import Record
 from streams.control import COMMAND, LearnerCommand, decoded
 from streams.dead_letters import DeadLetter
 from streams.feed_notices import NOTICE_FRAME, FeedNotice, read_notice
+from streams.frames import positions_after
 from streams.headers import FRAME, header
 from streams.taken import BEFORE_ALL, OtherVersionError, superseded_by
 
@@ -169,7 +170,7 @@ class MiniBatches:
         count = len(rows.matured)
         if not count:
             return
-        start = _first_new(rows, self.seen.get(upstream, BEFORE_ALL))
+        start = positions_after(rows, self.seen.get(upstream, BEFORE_ALL))
         done.copies += start
         done.rows += count - start
         if start == count:
@@ -191,9 +192,8 @@ class MiniBatches:
     def _saw(self, upstream: str, last: Position) -> None:
         if upstream not in self.seen and (gone := superseded_by(upstream, self.seen)):
             self.superseded += gone
-            self.learner.label_feed(
-                _number(upstream), None
-            )  # what the topic before it said has no end otherwise
+            # What the topic before it said of its labels has no end otherwise.
+            self.learner.label_feed(_number(upstream), None)
         self.seen[upstream] = last
 
     def _obey(self, record: Record, states: Mapping[int, bytes]) -> None:
@@ -240,11 +240,3 @@ def _number(upstream: str) -> str:
 
 def _text(version: bytes | None) -> str:
     return (version or b"").decode(errors="replace")
-
-
-def _first_new(rows: Decoded, seen: Position) -> int:
-    """The place of the first row above the last one seen; rows stand in the order of their positions."""
-    offsets, places = rows.upstream_offsets, rows.upstream_rows
-    new = (offsets > seen.offset) | ((offsets == seen.offset) & (places > seen.row))
-    found = np.flatnonzero(new)
-    return int(found[0]) if len(found) else len(offsets)

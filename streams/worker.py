@@ -97,9 +97,8 @@ class Worker:
         except OperatorError as error:
             # Who runs this worker stops it, and ends with that sentence. Raised, it would crash Faust's consumer first.
             self._fatal(error)
-            await (
-                asyncio.get_running_loop().create_future()
-            )  # until this is cancelled: the partition never flows
+            # Until this is cancelled: the partition never flows.
+            await asyncio.get_running_loop().create_future()
             return None
 
     def started(self, partition: Partition, offset: int, seek: int) -> None:

@@ -18,11 +18,9 @@ stands for (models/totals.py).
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -33,9 +31,9 @@ from sklearn.metrics import average_precision_score
 
 from benchmarks.machine import machine
 from benchmarks.printing import arguments, print_machine, say, tell
-from benchmarks.quality.replay import MINUTE_US, Promotion, replayed, without_holdout
+from benchmarks.quality.payments import CUT, lived
+from benchmarks.quality.replay import without_holdout
 from examples.payments.bank import Bank
-from examples.payments.data import events, labels
 from examples.payments.frauds import simulated_payments
 from examples.payments.records import EVENTS, LABELS, feed, payment_id
 from examples.payments.simulation import Payments, moment_us
@@ -43,13 +41,10 @@ from examples.payments.switches import Switches
 from features.plan import Floats
 from models.card_precision import card_precision
 from models.loading import load_pipeline
-from models.model_store import ModelStore
 from models.pipeline import Pipeline
 from offline.one_order import Sent
 from offline.topic_lists import ListedRecord
-from offline.train import train
 
-CUT = 30
 SEED = 20_241
 PACKAGES = ("driftwood", "lightgbm", "river", "numpy", "numba")
 
@@ -158,20 +153,9 @@ def answered(switches: Switches, world: World, slice_minutes: int = 60) -> Answe
     """One world through both roads."""
     pipeline, made = load_pipeline("payments"), simulated_payments(switches)
     pipeline = pipeline if world.tells else without_holdout(pipeline)
-    town, cut_us = Town(switches, made, world), moment_us(switches, CUT)
-    with tempfile.TemporaryDirectory(prefix="driftwood-") as folder:
-        models = ModelStore(Path(folder))
-        past = made.taken(made.times_us < cut_us)
-        report = train(pipeline, events(past), labels(made, switches), store=models, until=cut_us)
-        replay, learner = replayed(
-            pipeline,
-            models.folder,
-            town.sent(),
-            span_us=slice_minutes * MINUTE_US,
-            promotions=[Promotion(cut_us, report.version)],
-            watch=town.watch,
-        )
-    later = made.taken(made.times_us >= cut_us)
+    town = Town(switches, made, world)
+    replay, learner = lived(pipeline, switches, made, town.sent(), slice_minutes, town.watch)
+    later = made.taken(made.times_us >= moment_us(switches, CUT))
     ids = [payment_id(number) for number in later.numbers.tolist()]
     rows = {name: row for row, name in enumerate(replay.ids)}
     order = np.array([rows[name] for name in ids])

@@ -19,7 +19,7 @@ of LightGBM, which is frozen, stands beside it.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -32,7 +32,7 @@ from sklearn.metrics import average_precision_score
 
 from benchmarks.machine import machine
 from benchmarks.printing import arguments, print_machine, say, tell
-from benchmarks.quality.replay import BLEND, MINUTE_US, Promotion, replayed, without_holdout
+from benchmarks.quality.replay import BLEND, MINUTE_US, Answered, Promotion, replayed, without_holdout
 from examples.payments.data import events, labels
 from examples.payments.frauds import simulated_payments
 from examples.payments.records import ACTIONS, EVENTS, LABELS, feed, payment_id
@@ -42,6 +42,8 @@ from features.plan import Floats
 from models.card_precision import card_precision
 from models.loading import load_pipeline
 from models.model_store import ModelStore
+from models.pipeline import Pipeline
+from offline.in_process import Watch
 from offline.one_order import Feed, Sent
 from offline.train import train
 
@@ -120,25 +122,38 @@ def measured(slice_minutes: int, seed: int, customers: int) -> dict[str, Any]:
 
 def _world(switches: Switches, slice_minutes: int) -> World:
     pipeline, made = without_holdout(load_pipeline("payments")), simulated_payments(switches)
-    cut_us = moment_us(switches, CUT)
-    with tempfile.TemporaryDirectory(prefix="driftwood-") as folder:
-        models = ModelStore(Path(folder))
-        past = made.taken(made.times_us < cut_us)
-        report = train(pipeline, events(past), labels(made, switches), store=models, until=cut_us)
-        answered, learner = replayed(
-            pipeline,
-            models.folder,
-            _sent(switches, made),
-            span_us=slice_minutes * MINUTE_US,
-            promotions=[Promotion(cut_us, report.version)],
-        )
-    later = made.taken(made.times_us >= cut_us)
+    answered, learner = lived(pipeline, switches, made, _sent(switches, made), slice_minutes)
+    later = made.taken(made.times_us >= moment_us(switches, CUT))
     rows = {name: row for row, name in enumerate(answered.ids)}
     order = np.array([rows[payment_id(number)] for number in later.numbers.tolist()])
     scores = {
         name: found[order] for name, found in answered.scores.items() if not np.isnan(found[order]).any()
     }
     return World(switches, later, scores, learner)
+
+
+def lived(
+    pipeline: Pipeline,
+    switches: Switches,
+    made: Payments,
+    sent: Iterable[Sent],
+    slice_minutes: int,
+    watch: Watch | None = None,
+) -> tuple[Answered, dict[str, Any]]:
+    """A world through both roads, as `replayed` has it: what came before `CUT` trains the model that answers from then on."""
+    cut_us = moment_us(switches, CUT)
+    with tempfile.TemporaryDirectory(prefix="driftwood-") as folder:
+        models = ModelStore(Path(folder))
+        past = made.taken(made.times_us < cut_us)
+        report = train(pipeline, events(past), labels(made, switches), store=models, until=cut_us)
+        return replayed(
+            pipeline,
+            models.folder,
+            sent,
+            span_us=slice_minutes * MINUTE_US,
+            promotions=[Promotion(cut_us, report.version)],
+            watch=watch,
+        )
 
 
 def _sent(switches: Switches, made: Payments) -> Iterator[Sent]:
