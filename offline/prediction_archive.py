@@ -8,8 +8,10 @@ batch of the join makes one small file (level 0); `FILES_A_LEVEL` files of a lev
 1,200 files. A row that stands in two files, because something was killed in between, is the same in both.
 
 A read opens the files in whose range of offsets something is asked for, by their names, and of these the row groups, by
-their footers, which are remembered. Rows go, when files are merged, once they are `keep_us` older than the newest, and
-full files when all their rows are: no label can ask for them any more.
+their footers, which are remembered. Rows go, when files are merged, once the ledger has settled everything of their time, and
+full files when that is so of all their rows: nobody asks for them any more. How long that takes the ledger says, no clock:
+where labels are missing for weeks, what waits for them is kept as long. So there are about as many rows as the ledger may
+have, and a full file more.
 """
 
 from __future__ import annotations
@@ -126,21 +128,24 @@ class _Footers:
 class PredictionArchive:
     """The archive of one pipeline, below `folder`. One process writes a partition at a time, others may read it.
 
-    `keep_us`: for how long, in event time, rows are kept. Everything raises OSError where the disk does.
+    Everything raises OSError where the disk does.
     """
 
-    def __init__(self, folder: Path, pipeline: str, keep_us: int) -> None:
-        self.folder, self._keep_us = folder / pipeline, keep_us
+    def __init__(self, folder: Path, pipeline: str) -> None:
+        self.folder = folder / pipeline
         self._footers = _Footers()
 
-    def write(self, partition: int, rows: Sequence[tuple[Position, bytes]]) -> None:
-        """Keep these packed rows. They are on the disk when this returns; the same ones again make the same file."""
+    def write(self, partition: int, rows: Sequence[tuple[Position, bytes]], open_us: int) -> None:
+        """Keep these packed rows. They are on the disk when this returns; the same ones again make the same file.
+
+        What is older than `open_us` in event time may go.
+        """
         if not rows:
             return
         place = self._place(partition)
         place.mkdir(parents=True, exist_ok=True)
         _save(place, 0, _table(rows))
-        self._merge(place)
+        self._merge(place, open_us)
 
     def read(self, partition: int, positions: Sequence[Position]) -> dict[Position, bytes]:
         """The packed rows at these positions, as far as they are there."""
@@ -180,33 +185,24 @@ class PredictionArchive:
 
     # ---- merging
 
-    def _merge(self, place: Path) -> None:
+    def _merge(self, place: Path, open_us: int) -> None:
         level = 0
         while len(files := [file for file in _files(place) if file.level == level]) >= FILES_A_LEVEL:
             tables = _until_full(files)
-            merged = self._kept(pa.concat_tables(tables))
+            merged = _kept(pa.concat_tables(tables), open_us)
             level = _FULL if merged.num_rows >= FULL_ROWS else level + 1
-            _save(place, level, merged)
+            if merged.num_rows:
+                _save(place, level, merged)
             for file in files[: len(tables)]:
                 file.path.unlink(missing_ok=True)
             if level == _FULL:
-                self._drop(place, pc.max(merged["time_us"]).as_py())
+                self._drop(place, open_us)
                 return
 
-    def _kept(self, table: pa.Table) -> pa.Table:
-        """Without what is too old, each row once, in the order of positions."""
-        oldest_us = pc.max(table["time_us"]).as_py() - self._keep_us
-        table = table.filter(pc.greater_equal(table["time_us"], oldest_us))
-        table = table.sort_by([("offset", "ascending"), ("row", "ascending")])
-        offsets, rows = table["offset"].to_numpy(), table["row"].to_numpy()
-        first = np.ones(len(offsets), bool)
-        first[1:] = (np.diff(offsets) != 0) | (np.diff(rows) != 0)
-        return table.filter(pa.array(first))
-
-    def _drop(self, place: Path, newest_us: int) -> None:
+    def _drop(self, place: Path, open_us: int) -> None:
         """Full files of which every row is too old."""
         for file in _files(place):
-            if file.level == _FULL and self._footers.of(file.path).newest_us < newest_us - self._keep_us:
+            if file.level == _FULL and self._footers.of(file.path).newest_us < open_us:
                 file.path.unlink(missing_ok=True)
 
     def _place(self, partition: int) -> Path:
@@ -214,11 +210,8 @@ class PredictionArchive:
 
 
 def archive_of(pipeline: Pipeline, settings: Settings) -> PredictionArchive:
-    """The archive of a pipeline, below `runs_dir`: all processes of its learn road must see the same folder.
-
-    Rows are kept for two horizons: a partition that lags by one still finds what its labels ask for.
-    """
-    return PredictionArchive(settings.runs_dir / "archive", pipeline.name, 2 * pipeline.label.horizon_us)
+    """The archive of a pipeline, below `runs_dir`: all processes of its learn road must see the same folder."""
+    return PredictionArchive(settings.runs_dir / "archive", pipeline.name)
 
 
 def _files(place: Path) -> list[ArchiveFile]:
@@ -232,6 +225,16 @@ def _until_full(files: Sequence[ArchiveFile]) -> list[pa.Table]:
     while len(tables) < len(files) and sum(table.num_rows for table in tables) < FULL_ROWS:
         tables.append(pq.read_table(files[len(tables)].path, use_threads=False))
     return tables
+
+
+def _kept(table: pa.Table, open_us: int) -> pa.Table:
+    """Without what is too old, each row once, in the order of positions."""
+    table = table.filter(pc.greater_equal(table["time_us"], open_us))
+    table = table.sort_by([("offset", "ascending"), ("row", "ascending")])
+    offsets, rows = table["offset"].to_numpy(), table["row"].to_numpy()
+    first = np.ones(len(offsets), bool)
+    first[1:] = (np.diff(offsets) != 0) | (np.diff(rows) != 0)
+    return table.filter(pa.array(first))
 
 
 def _table(rows: Sequence[tuple[Position, bytes]]) -> pa.Table:

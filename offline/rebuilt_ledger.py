@@ -248,9 +248,9 @@ class _Kept:
 
     archive: Archive
 
-    def write(self, partition: int, rows: Sequence[tuple[Position, bytes]]) -> None:
+    def write(self, partition: int, rows: Sequence[tuple[Position, bytes]], open_us: int) -> None:
         there = self.archive.read(partition, [position for position, _ in rows])
-        self.archive.write(partition, [row for row in rows if row[0] not in there])
+        self.archive.write(partition, [row for row in rows if row[0] not in there], open_us)
 
     def read(self, partition: int, positions: Sequence[Position]) -> dict[Position, bytes]:
         return self.archive.read(partition, positions)

@@ -10,16 +10,14 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-import numpy as np
-
 from features.errors import PositionError
-from features.plan import Ints
 from features.store import NOTHING_APPLIED, Claim, Commit, Loaded, PartitionId, Position
 from models.pipeline import Pipeline
 from streams.batch import Record
 from streams.dead_letters import DeadLetter
 from streams.feed_notices import FeedNotice
 from streams.feeds import Feeds
+from streams.frames import positions_after
 from streams.headers import FRAME, UPSTREAM, header
 from streams.join_frames import FEED, IDLE_FRAME, LABELS, WALL, Idle, ReportCodec, Reports, read_idle
 from streams.ledger import Horizons, Ledger, Told
@@ -97,13 +95,17 @@ class JoinWork:
 
 @dataclass(frozen=True)
 class Settled:
-    """A batch after step 4. `notices` stand with the number of outcomes before each."""
+    """A batch after step 4. `notices` stand with the number of outcomes before each.
+
+    `open_us`: what is older in event time is settled, after the batch as before it.
+    """
 
     outcomes: Sequence[Outcome]
     label_rows: Sequence[LabelRow]
     let_go: Mapping[Position, bytes]
     dead: Sequence[DeadLabel]
     notices: Sequence[tuple[int, FeedNotice]]
+    open_us: int
 
 
 Settle = Generator[list[Position], Mapping[Position, bytes], Settled]
@@ -200,6 +202,7 @@ class JoinBatches:
         Yields positions, and is sent what the archive has of them: once for all labels of the batch, and once for each
         record after which rows time out that are in the archive alone.
         """
+        before_us = memory.state.open_us
         in_flight = None if self.archive is None else _together(memory.let_go)
         features = self.pipeline.feature_set.hash
         settling = Settling(self.pipeline.label, features, memory.state, memory.feeds, in_flight)
@@ -211,8 +214,11 @@ class JoinBatches:
             self._pass_on(one, memory.feeds, settling)
             yield from _read_back(settling, settling.pass_time(len(one)))
             settling.end()
+        # The ledger from which this batch would begin again after a crash, and the one that it leaves, ask no further back.
+        open_us = min(before_us, memory.state.open_us)
         return Settled(
-            settling.outcomes, settling.label_rows, settling.let_go, settling.dead, settling.notices
+            *(settling.outcomes, settling.label_rows, settling.let_go, settling.dead, settling.notices),
+            open_us,
         )
 
     def commit(self, memory: JoinMemory, work: JoinWork) -> Commit:
@@ -282,10 +288,10 @@ class JoinBatches:
         before = seen.get(name, BEFORE_ALL)
         if version == self.served.version:
             served = self.served.decode(value)
-            start = _first_after(served.frame.upstream_offsets, served.frame.upstream_rows, before)
+            start = positions_after(served.frame, before)
             return Opened(record.offset, name, served, start)
         reports = self.reports.decode(value)
-        start = _first_after(reports.upstream_offsets, reports.upstream_rows, before)
+        start = positions_after(reports, before)
         feed, wall_ms = header(record, FEED) or b"", int(header(record, WALL) or 0)
         return Opened(record.offset, name, reports, start, feed.decode(), wall_ms)
 
@@ -336,11 +342,6 @@ def _read_back(
 ) -> Generator[list[Position], Mapping[Position, bytes], None]:
     if positions and settling.older is not None:
         settling.older.update((yield positions))
-
-
-def _first_after(offsets: Ints, rows: Ints, seen: Position) -> int:
-    after = np.flatnonzero((offsets > seen.offset) | ((offsets == seen.offset) & (rows > seen.row)))
-    return int(after[0]) if len(after) else len(offsets)
 
 
 def _last_position(content: Served | Reports) -> Position:

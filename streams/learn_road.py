@@ -174,7 +174,7 @@ class JoinStage:
         """Before the commit, which takes these rows out of the ledger."""
         archive, rows = self.batches.archive, list(settled.let_go.items())
         if archive is not None and rows:
-            await asyncio.to_thread(archive.write, memory.partition.partition, rows)
+            await asyncio.to_thread(archive.write, memory.partition.partition, rows, settled.open_us)
 
     # ---- messages
 

@@ -176,6 +176,12 @@ class Ledger:
         return self._shrunk
 
     @property
+    def open_us(self) -> int:
+        """Up to which event time everything is settled; `NEVER` where nothing waits."""
+        bucket = self._queues["open"].oldest()
+        return NEVER if bucket is None else bucket * self._bucket_us
+
+    @property
     def nbytes(self) -> int:
         """Their memory, in bytes."""
         return self._bytes + OVERHEAD_BYTES * len(self.rows)

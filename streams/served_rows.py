@@ -50,8 +50,11 @@ Place = tuple[int, Position]
 class Archive(Protocol):
     """Keeps rows that have become too old for the ledger, by their place in `hop-join`."""
 
-    def write(self, partition: int, rows: Sequence[tuple[Position, bytes]]) -> None:
-        """Keep these packed rows; again and again the same is as good as once. Raises OSError."""
+    def write(self, partition: int, rows: Sequence[tuple[Position, bytes]], open_us: int) -> None:
+        """Keep these packed rows; again and again the same is as good as once. Raises OSError.
+
+        Nobody will ask for what is older than `open_us` in event time.
+        """
 
     def read(self, partition: int, positions: Sequence[Position]) -> dict[Position, bytes]:
         """Those that are there. Raises OSError."""

@@ -43,8 +43,6 @@ from tests.join_oracle import Oracle
 from tests.join_world import Event, Found, Report, Written, none_for_nan
 from tests.kafka_run import Dump, KafkaRun, stored
 
-KEEP_US = 10**15  # of the archive of an undisturbed run: all
-
 
 @dataclass(frozen=True)
 class Learnt:
@@ -228,7 +226,7 @@ class Learnt:
             store = RedisStore.connect(redis_url)
             road = Road(self.run.pipeline, store, folder, self.settings.partitions, reads=self.run.log)
             await road.drain(50)
-            archive = PredictionArchive(folder / "archive", self.run.pipeline.name, KEEP_US)
+            archive = PredictionArchive(folder / "archive", self.run.pipeline.name)
             stage = join_stage(self._ground(store, written, archive))
             for partition in range(self.settings.partitions):
                 place = PartitionId(

@@ -80,7 +80,7 @@ def test_payments_whose_ledger_is_shorter_than_their_label_delay_equal_those_wit
     )
     sent = [Sent(record.at_us, topic, record.value, record.key) for topic, record in feed(switches)]  # type: ignore[arg-type]
     pipeline = payments(horizon)
-    archives = [CountedArchive(tmp_path / name, pipeline.name, 10**15) for name in ("hot", "cold")]
+    archives = [CountedArchive(tmp_path / name, pipeline.name) for name in ("hot", "cold")]
     hot = all_that_comes_out(pipeline, sent, tmp_path, EVERYTHING, archives[0])
     cold = all_that_comes_out(pipeline, sent, tmp_path, timedelta(hours=30), archives[1])
     assert cold == hot

@@ -56,7 +56,7 @@ def test_crashes_at_every_step_with_the_ledger_in_redis_settle_everything_once(
     oracle = Oracle(PIPELINE.label, horizons, frozenset(), archived=True, pass_rows=PASS_ROWS)
     for offset, written in enumerate(topic.written):
         oracle.take(offset, written)
-    archive = PredictionArchive(tmp_path, PIPELINE.name, keep_us=10**15)
+    archive = PredictionArchive(tmp_path, PIPELINE.name)
     crashes = 0
 
     async def work() -> None:

@@ -15,7 +15,7 @@ from features.store import Position, Refused, StateStore
 from streams import settling
 from streams.ledger import Horizons
 from streams.predict_road import Publishing
-from streams.served_rows import Archive
+from streams.served_rows import Archive, unpacked
 from tests.in_process import CrashedError, CrashingLog, CrashingStore
 from tests.join_oracle import Oracle
 from tests.join_world import (
@@ -49,15 +49,16 @@ def small_passes():
 
 
 class ArchiveInMemory:
-    """Keeps the rows in a dictionary."""
+    """Keeps the rows in a dictionary, and none a moment longer than it must."""
 
     def __init__(self) -> None:
         self.rows: dict[Position, bytes] = {}
 
-    def write(self, partition: int, rows: Sequence[tuple[Position, bytes]]) -> None:
+    def write(self, partition: int, rows: Sequence[tuple[Position, bytes]], open_us: int) -> None:
         """Keep them; what was written twice is the same."""
         for position, row in rows:
             assert self.rows.setdefault(position, row) == row
+        self.rows = {at: row for at, row in self.rows.items() if unpacked(row).time_us >= open_us}
 
     def read(self, partition: int, positions: Sequence[Position]) -> dict[Position, bytes]:
         """Those that are there."""

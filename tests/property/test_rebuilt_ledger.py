@@ -64,7 +64,7 @@ class Rows:
         self.rows: dict[Any, bytes] = {}
         self.written = 0
 
-    def write(self, partition: int, rows: Sequence[tuple[Any, bytes]]) -> None:
+    def write(self, partition: int, rows: Sequence[tuple[Any, bytes]], open_us: int) -> None:
         self.written += len(rows)
         self.rows.update(rows)
 
