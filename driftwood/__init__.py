@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from models.decision import CostMatrix as CostMatrix
     from models.decision import DailyCapacity as DailyCapacity
     from models.decision import Threshold as Threshold
+    from models.drift.spec import Drift as Drift
     from models.label import Label as Label
     from models.learners import bounded_tree as bounded_tree
     from models.learners import river_model as river_model
@@ -53,6 +54,7 @@ _HOMES = {
     "Entity": "features.windows",
     "Blend": "models.blend",
     **dict.fromkeys(("CostMatrix", "DailyCapacity", "Threshold"), "models.decision"),
+    "Drift": "models.drift.spec",
     "Label": "models.label",
     **dict.fromkeys(
         ("bounded_tree", "river_model", "scaled_linear", "scaled_logistic"),

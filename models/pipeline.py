@@ -20,6 +20,7 @@ from features.feature_set import FeatureSet
 from features.schema import Kind, is_name
 from models.blend import Blend
 from models.decision import CostMatrix, DailyCapacity, DecisionRule, Threshold
+from models.drift.spec import Drift
 from models.label import Label
 from models.learners import checked_learners
 from models.lightgbm_spec import LightGBM
@@ -44,6 +45,7 @@ class Pipeline:
     - `online`: what learns from every label as it comes, beside the batch model: `[scaled_logistic(), bounded_tree()]`,
       or any estimator of River in `river_model(…)`; the order is that of the parts of a score (default: none).
     - `blend`: how they and the batch model become one score (default `Blend()`, which suits most).
+    - `drift`: how it is watched, what may be called a false alarm, and what an alert leads to (default `Drift()`).
     - `batch`: the model; `fallback`: the score while there is none (a number, one for each class, or an expression
       of the features; default: no opinion).
     - `time_unit` ("s", "ms", "us") for a number as event time; `time_zone` for clock times without an offset.
@@ -78,6 +80,7 @@ class Pipeline:
     batch: LightGBM
     online: tuple[LearnerSpec, ...]
     blend: Blend
+    drift: Drift
     fallback: Fallback
     decided: str
     version: str
@@ -95,6 +98,7 @@ class Pipeline:
         batch: LightGBM | None = None,
         online: Sequence[LearnerSpec] = (),
         blend: Blend | None = None,
+        drift: Drift | None = None,
         fallback: float | str | Sequence[float] | None = None,
         decided: str = "at the event time",
         time_unit: str | None = None,
@@ -115,6 +119,8 @@ class Pipeline:
             raise PipelineError(f"{place}, batch", f"{batch!r}", "a model such as LightGBM(rounds=200)")
         if blend is not None and not isinstance(blend, Blend):
             raise PipelineError(f"{place}, blend", f"{blend!r}", "settings such as Blend(floor=0.2)")
+        if drift is not None and not isinstance(drift, Drift):
+            raise PipelineError(f"{place}, drift", f"{drift!r}", "settings such as Drift(0.5)")
         declared = Declared(
             place,
             event,
@@ -141,6 +147,7 @@ class Pipeline:
         put(self, "batch", batch if batch is not None else LightGBM())
         put(self, "online", checked_learners(online, label, f"{place}, online"))
         put(self, "blend", blend if blend is not None else Blend())
+        put(self, "drift", drift if drift is not None else Drift())
         put(self, "fallback", _fallback(fallback, label, feature_set, f"{place}, fallback"))
         put(self, "decided", decided)
         put(self, "version", self._version())

@@ -12,6 +12,8 @@ and of a pipeline that learns from labels:
     <pipeline>.hop-join        frames for the join stage: what was served, labels and actions, by event id
     <pipeline>.outcomes        frames for the learner; one partition, because one learner owns the models
     <pipeline>.control         what operators decided, JSON; one partition, kept for ever
+    <pipeline>.drift-slices    what was counted of spans of event time, for the drift watch; one partition
+    <pipeline>.drift-alerts    raised, updated and resolved alerts, JSON; one partition, kept for ever
 
 A topic's *identity* is the cluster's id and the topic's own: positions and state belong to one, and a topic that was
 deleted and made again under its old name has another.
@@ -85,9 +87,12 @@ class LearnTopics:
     hop_join: Topic
     outcomes: Topic
     control: Topic
+    drift_slices: Topic
+    drift_alerts: Topic
 
     def __iter__(self) -> Iterator[Topic]:
-        return iter((self.labels, self.actions, self.hop_join, self.outcomes, self.control))
+        streams = (self.labels, self.actions, self.hop_join, self.outcomes)
+        return iter((*streams, self.control, self.drift_slices, self.drift_alerts))
 
 
 @dataclass(frozen=True)
@@ -170,6 +175,8 @@ def _learn_topics(pipeline: str, topic: Callable[..., Topic]) -> LearnTopics:
         topic("hop-join"),
         outcomes,
         replace(outcomes, name=f"{pipeline}.control", retention=None),
+        replace(outcomes, name=f"{pipeline}.drift-slices"),
+        replace(outcomes, name=f"{pipeline}.drift-alerts", retention=None),
     )
 
 
