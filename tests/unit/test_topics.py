@@ -52,19 +52,22 @@ def learning(name, **settings):
 
 def test_a_pipeline_that_learns_has_the_topics_of_the_learn_road_behind_the_others():
     topics = learning("flights", partitions=8)
-    assert [topic.name for topic in topics][-5:] == [
+    assert [topic.name for topic in topics][-7:] == [
         "flights.labels",
         "flights.actions",
         "flights.hop-join",
         "flights.outcomes",
         "flights.control",
+        "flights.drift-slices",
+        "flights.drift-alerts",
     ]
-    assert [topic.partitions for topic in topics.learning] == [8, 8, 8, 1, 1]
+    assert [topic.partitions for topic in topics.learning] == [8, 8, 8, 1, 1, 1, 1]
 
 
-def test_what_operators_decided_is_kept_for_ever_and_outcomes_as_long_as_events():
+def test_decisions_and_alerts_are_kept_for_ever_and_outcomes_as_long_as_events():
     learn = learning("flights", events_retention="30d").learning
-    assert learn.control.config["retention.ms"] == "-1"
+    assert learn.control.config["retention.ms"] == learn.drift_alerts.config["retention.ms"] == "-1"
+    assert learn.drift_slices.config["retention.ms"] == learn.outcomes.config["retention.ms"]
     assert learn.outcomes.config["retention.ms"] == str(30 * 24 * 3600 * 1000)
 
 
