@@ -60,6 +60,10 @@ class Declared:
     label_kind: str = "binary"
     label_values: Sequence[str] = ()
     label_definition: str = ""  # all that decides what is known of a label, and when: for the hash
+    watched: Sequence[
+        object
+    ] = ()  # fields that travel although they are no features, and those that tell segments
+    segments: Sequence[object] = ()
 
     @property
     def label_names(self) -> LabelNames:
@@ -82,6 +86,7 @@ def compile_features(declared: Declared) -> FeatureSet:
     max_ahead_us = duration_us(declared.max_ahead, f"{place}, max_ahead")
     reader = _FeatureReader(declared, schema)
     reader.read()
+    _read_watched(declared, reader.fields)
     layout, plans, steps = reader.fields.layout(), reader.windows.plans(), tuple(reader.steps)
     return FeatureSet(
         schema=schema,
@@ -135,6 +140,13 @@ def _check_allowed(schema: EventSchema, declared: Declared) -> None:
     for name in declared.allow_personal:
         if schema.find(name, place).privacy != "personal":
             raise PipelineError(place, f"{name} is not tagged personal", "only personal fields")
+
+
+def _read_watched(declared: Declared, fields: FieldUse) -> None:
+    for index, name in enumerate(declared.watched):
+        fields.watched(name, f"{declared.place}, drift, fields[{index}]")
+    for index, name in enumerate(declared.segments):
+        fields.segment(name, f"{declared.place}, drift, segments[{index}]")
 
 
 class _FeatureReader:

@@ -57,6 +57,25 @@ class FieldUse:
         """The field travels as a text."""
         self._texts.add(name)
 
+    def watched(self, name: object, place: str) -> None:
+        """The field travels because the drift watch looks at it; where a feature needs it, it does so anyhow."""
+        field = self.usable(name, place)
+        if field.kind == "time":
+            raise PipelineError(place, f"{field.described} is a time", "a field whose values come again")
+        if field.name in self._numbers or field.name in self._texts:
+            return
+        (self._texts if field.kind == "text" else self._numbers).add(field.name)
+
+    def segment(self, name: object, place: str) -> None:
+        """The field travels because the drift watch tells events apart by it; its values stand in alerts."""
+        field = self.usable(name, place)
+        if field.kind != "text":
+            raise PipelineError(place, field.described, "a text field, such as a country or a producer")
+        if field.privacy != "free":
+            expected = "a field that is free, as its values stand in alerts"
+            raise PipelineError(place, f"{field.described} is {field.privacy}", expected)
+        self.as_text(field.name)
+
     def parse(self, text: object, kinds: Mapping[str, Kind], place: str) -> Expression:
         """Parse an expression over these names, and use the fields in it."""
         parsed = parse_expression(text, kinds, place)

@@ -3,6 +3,7 @@
     <folder>/<pipeline>/<version>/model.txt    LightGBM's text
     <folder>/<pipeline>/<version>/card.json    what it reads, was trained on and achieved
     <folder>/<pipeline>/<version>/learners     learners that were taught the same labels, sealed; where there are any
+    <folder>/<pipeline>/<version>/reference    what its training data look like, for the drift watch; where it is known
     <folder>/<pipeline>/champion               one line: the version in service
     <folder>/<pipeline>/snapshot               a copy of the learners' newest snapshot, sealed
 
@@ -27,6 +28,7 @@ from models.scoring import Scorer
 MODEL_FILE = "model.txt"
 CARD_FILE = "card.json"
 LEARNERS_FILE = "learners"
+REFERENCE_FILE = "reference"
 CHAMPION_FILE = "champion"
 SNAPSHOT_FILE = "snapshot"
 
@@ -106,6 +108,15 @@ class ModelStore:
     def learners(self, pipeline: str, version: str) -> bytes | None:
         """The learners that were taught with a version, sealed; None where it has none."""
         path = self._place(pipeline, version) / LEARNERS_FILE
+        return _bytes(path) if path.exists() else None
+
+    def save_reference(self, pipeline: str, version: str, data: bytes) -> None:
+        """Puts what the training data of a version look like beside it. It may be made anew: it is no part of the version."""
+        _write(self._place(pipeline, version) / REFERENCE_FILE, data)
+
+    def reference(self, pipeline: str, version: str) -> bytes | None:
+        """What the training data of a version look like; None where nobody has counted them, as of a fallback."""
+        path = self._place(pipeline, version) / REFERENCE_FILE
         return _bytes(path) if path.exists() else None
 
     def save_snapshot(self, pipeline: str, data: bytes) -> None:

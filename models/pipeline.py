@@ -136,6 +136,8 @@ class Pipeline:
             label_kind=label.kind,
             label_values=label.values,
             label_definition=label.definition,
+            watched=() if drift is None else drift.fields,
+            segments=() if drift is None else drift.segments,
         )
         feature_set = compile_features(declared)
         put = object.__setattr__  # frozen: what was checked stays as it was

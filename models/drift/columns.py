@@ -80,7 +80,8 @@ def _fields(pipeline: Pipeline) -> list[Column]:
     keys = {field for plan in features.entities for field in plan.keys}
     fields = {field.name: field for field in features.schema.fields}
     found = []
-    for name in (*features.layout.numbers, *features.layout.texts):
+    # A field that travels both ways is looked at once, as a text.
+    for name in dict.fromkeys((*features.layout.numbers, *features.layout.texts)):
         field = fields[name]
         if name in taken or field.kind == "time":
             continue

@@ -27,6 +27,8 @@ class Drift:
     - `reference`: "training", the data that the champion was trained on (default), or a trailing period such as "28d".
     - `time_slice`: rows are counted by spans of event time of this length (default "1h"; "1m" to "1d"); `window`: so much of
       the newest time is compared with the reference (default "1d").
+    - `fields`: raw fields of the event that are watched although no feature needs them (default: none, beside those that
+      travel anyhow). They are then part of what is stored of an event, so the feature hash changes with them.
     - `segments`: raw text fields of the event by whose values the watch also looks, such as a country or a producer.
     - `thresholds`: "calibrated" to `false_alarms_a_month` (default), or "psi-0.2", the convention.
     - `triggers`: by level what an alert leads to: "freeze" or "reset" (the learners), or "retrain-requested" (a record on
@@ -44,6 +46,7 @@ class Drift:
     reference: str = TRAINING
     time_slice: str = "1h"
     window: str = "1d"
+    fields: Sequence[str] = ()
     segments: Sequence[str] = ()
     thresholds: Convention = "calibrated"
     triggers: Mapping[Level, Sequence[Trigger]] = field(default_factory=dict)
@@ -61,6 +64,11 @@ class Drift:
             raise PipelineError(
                 "drift, reference", f"{self.reference!r}", "training, or two windows at least"
             )
+        for name, given in (("fields", self.fields), ("segments", self.segments)):
+            if isinstance(given, str):
+                raise PipelineError(
+                    f"drift, {name}", f"{given!r} is one text", f"names in brackets: [{given!r}]"
+                )
         unknown = [level for level in self.triggers if level not in LEVELS]
         if unknown:
             raise PipelineError("drift, triggers", f"{unknown[0]!r}", f"one of {', '.join(LEVELS)}")

@@ -241,3 +241,15 @@ def test_a_worker_does_not_start_on_a_champion_that_cannot_be_used(store, versio
     (place(store, version) / "model.txt").write_text("tree\n")
     with pytest.raises(ModelError, match="damaged"):
         ChampionWatch(store, payments())
+
+
+def test_a_reference_stands_beside_its_version_and_is_no_part_of_it(store):
+    fitted, card = trained()
+    version = store.save(fitted.text, card)
+    assert store.reference("payments", version) is None
+    store.save_reference("payments", version, b"counted")
+    assert store.reference("payments", version) == b"counted"
+    store.save_reference("payments", version, b"counted anew")
+    assert store.reference("payments", version) == b"counted anew"
+    assert store.card("payments", version) == card
+    assert store.reference("payments", FallbackScorer(payments()).version) is None
