@@ -4,6 +4,10 @@ One JSON object a record, told apart by `kind`:
 
     {"kind": "serve-mode", "mode": "champion", "at": "2013-04-01T10:15:00Z", "by": "ann@ops1"}
     {"kind": "learner", "action": "reset", "learner": "scaled_logistic", "at": …, "by": …, "snapshot": null}
+    {"kind": "alert-ack", "alert": "flights/data/gust_kmh/2013-05-01T00:00:00Z", "at": …, "by": …, "note": "known"}
+    {"kind": "alert-silence", "until": "2013-05-03T00:00:00Z", "at": …, "by": …, "level": "data", "subject": null, "note": ""}
+    {"kind": "alert-unsilence", "at": …, "by": …, "level": "data", "subject": null}
+    {"kind": "retrain-requested", "alert": …, "reason": …, "at": …, "by": "monitor"}
 
 The topic is kept for ever and never compacted: it is the audit log, and the state is its fold. Records of kinds that
 this version does not know are left out. A record about a learner stands in `outcomes` as well, where it has its place
@@ -49,7 +53,49 @@ class LearnerCommand(msgspec.Struct, frozen=True, tag_field="kind", tag="learner
     snapshot: int | None = None  # of a restore: the snapshot's version
 
 
-ControlRecord = ServeModeChange | LearnerCommand
+class AlertAck(msgspec.Struct, frozen=True, tag_field="kind", tag="alert-ack"):
+    """Somebody has seen an alert and looks after it."""
+
+    alert: str
+    at: str
+    by: str
+    note: str = ""
+
+
+class AlertSilence(msgspec.Struct, frozen=True, tag_field="kind", tag="alert-silence"):
+    """Alerts of a level, of a subject, or of a subject on a level need nobody's attention until some wall clock time."""
+
+    until: str  # RFC 3339
+    at: str
+    by: str
+    level: str | None = None
+    subject: str | None = None
+    note: str = ""
+
+
+class AlertUnsilence(msgspec.Struct, frozen=True, tag_field="kind", tag="alert-unsilence"):
+    """The end of the silences that were about the same level and subject."""
+
+    at: str
+    by: str
+    level: str | None = None
+    subject: str | None = None
+
+
+class RetrainRequest(msgspec.Struct, frozen=True, tag_field="kind", tag="retrain-requested"):
+    """An alert asks for another batch model, as the pipeline's `drift.triggers` have it; `at` is the alert's event time.
+
+    After a crash of the monitor it can stand twice, for the same alert.
+    """
+
+    alert: str
+    reason: str
+    at: str
+    by: str
+
+
+AlertDecision = AlertAck | AlertSilence | AlertUnsilence
+ControlRecord = ServeModeChange | LearnerCommand | AlertDecision | RetrainRequest
 
 _DECODER: msgspec.json.Decoder[ControlRecord] = msgspec.json.Decoder(ControlRecord)
 

@@ -12,7 +12,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from features.errors import TopicError, UnreachableError
 from streams.batch import Partition
-from streams.control import COMMAND, ControlState, LearnerCommand, ServeMode, ServeModeChange, encoded, fold
+from streams.control import COMMAND, ControlRecord, ControlState, LearnerCommand, ServeMode, encoded, fold
 from streams.headers import PIPELINE_VERSION
 from streams.predict_road import Publishing
 from streams.producer import Outgoing
@@ -129,9 +129,7 @@ class ControlWatch:
         await asyncio.to_thread(self._control.close)
 
 
-async def decide(
-    record: ServeModeChange | LearnerCommand, topics: LearnTopics, version: str, publisher: Publishing
-) -> int:
+async def decide(record: ControlRecord, topics: LearnTopics, version: str, publisher: Publishing) -> int:
     """Write a decision down, and hand one about a learner to the learner; its offset in `control`.
 
     A crash between the two leaves the record without its effect: the command that failed is given again.

@@ -20,10 +20,12 @@ class Alert(msgspec.Struct, frozen=True):
     - `alert`: the alert's name, the same from raised to resolved: pipeline, level, subject and the event time at which it
       was raised. `sequence` counts its records from 0: a copy after a crash has the same one.
     - `at`, `since`: event times (RFC 3339) of this record, and of the first signal.
-    - `signals`: everything that has moved, the strongest first, with its evidence; `levels` in the order of their kinds.
+    - `signals`: what has moved, as it was last measured, the strongest first, with its evidence: the strongest 20, and `more`
+      that are not listed. `levels` of all of them, in the order of their kinds.
     - `budget`: false alarms a month to which the thresholds were calibrated; None: to none, such as the convention PSI > 0.2.
     - `why`: what is probably behind it; `runbook`: the heading of docs/operations.md that says what to do.
-    - `triggers`: what the pipeline has this alert lead to.
+    - `triggers`: what this record leads to, as the pipeline has it: each stands on one record of an alert, the one with which a
+      level came that triggers it.
     """
 
     alert: str
@@ -40,6 +42,7 @@ class Alert(msgspec.Struct, frozen=True):
     why: tuple[str, ...]
     runbook: str
     triggers: tuple[Trigger, ...] = ()
+    more: int = 0
 
 
 _encode = msgspec.json.Encoder().encode
