@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Final, Literal
 
 import msgspec
@@ -71,3 +72,35 @@ class Signal(msgspec.Struct, frozen=True):
             'data/amount/ks/country=DE'
         """
         return "/".join((self.level, self.subject, self.statistic, *([self.segment] if self.segment else [])))
+
+
+# Further than this is as good as infinite, and JSON has no infinity.
+_FURTHEST: Final = 1e15
+
+
+def finite(signal: Signal) -> Signal:
+    """The signal with numbers that JSON has: what is infinite is at the edge, what is no number counts for nothing.
+
+    Example:
+        >>> finite(Signal("data", "amount", "ks", 0, math.inf, 0.1, math.nan)).strength
+        0.0
+    """
+    evidence = signal.evidence
+    quantiles = {name: pair for name, pair in evidence.quantiles.items() if not any(map(math.isnan, pair))}
+    return msgspec.structs.replace(
+        signal,
+        value=_finite(signal.value),
+        threshold=_finite(signal.threshold),
+        strength=_finite(signal.strength),
+        evidence=msgspec.structs.replace(
+            evidence,
+            psi=None if evidence.psi is None else _finite(evidence.psi),
+            quantiles={name: (_finite(before), _finite(now)) for name, (before, now) in quantiles.items()},
+            shares={name: (_finite(before), _finite(now)) for name, (before, now) in evidence.shares.items()},
+            top={name: _finite(strength) for name, strength in evidence.top.items()},
+        ),
+    )
+
+
+def _finite(value: float) -> float:
+    return 0.0 if math.isnan(value) else min(max(float(value), -_FURTHEST), _FURTHEST)

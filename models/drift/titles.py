@@ -1,0 +1,76 @@
+"""What an alert says in one sentence, and which heading of docs/operations.md says what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from models.drift.signals import LEVELS, Signal
+
+DEAD_LETTERS: Final = "dead_letters"
+VOLUME: Final = "volume"
+
+RUNBOOKS: Final[Mapping[str, str]] = {
+    "outage": "drift-outage",
+    DEAD_LETTERS: "drift-dead-letters",
+    VOLUME: "drift-volume",
+    **{level: f"drift-{level}" for level in LEVELS},
+}
+"""By kind; the first that an alert has is its heading: what comes first is most likely behind what follows."""
+
+# What each level is about, where several of its subjects have moved.
+_MOVED: Final[Mapping[str, str]] = {
+    "outage": "no events",
+    DEAD_LETTERS: "more records than usual cannot be used",
+    VOLUME: "another number of events than usual",
+    "data": "inputs differ from the reference",
+    "prediction": "answers differ from the reference",
+    "estimate": "answers are expected to be worse, before any label is known",
+    "labels": "the label feed is not as usual",
+    "concept": "the error on known labels has grown",
+}
+
+
+def kind(signal: Signal) -> str:
+    """What a signal is about, by which titles and headings go: a level, or what befalls the feed of events.
+
+    Example:
+        >>> kind(Signal("data", "volume", "log_ratio", 0, -2.0, 1.0, 2.0)), kind(Signal("data", "amount", "ks", 0, 0.3, 0.1, 3.0))
+        ('volume', 'data')
+    """
+    if signal.level != "data":
+        return signal.level
+    if signal.statistic == "outage":
+        return "outage"
+    return signal.subject if signal.subject in (DEAD_LETTERS, VOLUME) else signal.level
+
+
+def runbook(signals: Sequence[Signal]) -> str:
+    """The heading for these signals, of which there is one at least."""
+    return RUNBOOKS[_leading(signals)]
+
+
+def title(pipeline: str, signals: Sequence[Signal]) -> str:
+    """One sentence; the strongest signal comes first.
+
+    Example:
+        >>> title("shop", [Signal("data", "amount", "ks", 0, 0.3, 0.1, 3.0, segment="country=DE")])
+        'shop: inputs differ from the reference: amount (country=DE), ks 0.3, 3.0 times its threshold'
+    """
+    leading = _leading(signals)
+    first = next(signal for signal in signals if kind(signal) == leading)
+    more = len({(one.level, one.subject, one.segment) for one in signals}) - 1
+    others = f"; {more} more" if more else ""
+    return (
+        f"{pipeline}: {_MOVED[leading]}: {_where(first)}, {first.statistic.replace('_', ' ')} {first.value:.3g}, "
+        f"{first.strength:.1f} times its threshold{others}"
+    )
+
+
+def _leading(signals: Sequence[Signal]) -> str:
+    there = {kind(signal) for signal in signals}
+    return next(one for one in RUNBOOKS if one in there)
+
+
+def _where(signal: Signal) -> str:
+    return f"{signal.subject} ({signal.segment})" if signal.segment else signal.subject
