@@ -125,7 +125,8 @@ class Traffic:
     def __init__(self, place: SendsEvents, rate: int = 150, seed: int = 7) -> None:
         self._sender, self._over = place.sender(), threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
-        self._source, self._burst = payments(40_000, seed), rate // 10
+        # For a quarter of an hour: it must not end before a test on a busy machine does.
+        self._source, self._burst = payments(120_000, seed), rate // 10
         self._random = np.random.default_rng(seed)
         self.events: list[dict[str, Any]] = []
 
