@@ -183,8 +183,8 @@ class Counting:
         for name, found in other.segments.items():
             known = self._segments.setdefault(name, {})
             for value, counts in found.items():
-                _add_counts(known, value, counts)
-            _bound(known)
+                add_counts(known, value, counts)
+            bound_values(known)
         self.rows += other.rows
         self.late += other.late
 
@@ -224,13 +224,7 @@ class Counting:
         for place, column in enumerate(self._columns):
             if column.kind == "category":
                 continue
-            values = next(numbers)
-            wrong = np.isinf(values)
-            if column.low is not None:
-                wrong |= values < column.low
-            if column.high is not None:
-                wrong |= values > column.high
-            found[:, place] = wrong
+            found[:, place] = outside_range(column, next(numbers))
         return found
 
     def _add(self, place: int, buckets: Ints, counts: Ints) -> None:
@@ -259,8 +253,18 @@ class Counting:
                 outside[chosen].sum(axis=0).tolist(),
                 np.where(missing, 0, mine).sum(axis=0).tolist(),
             )
-            _add_counts(known, value, counts)
-        _bound(known)
+            add_counts(known, value, counts)
+        bound_values(known)
+
+
+def outside_range(column: Column, values: Floats) -> Ints:
+    """int64[n]: 1 where a number is infinite or outside of the declared range, else 0."""
+    wrong = np.isinf(values)
+    if column.low is not None:
+        wrong |= values < column.low
+    if column.high is not None:
+        wrong |= values > column.high
+    return wrong.astype(np.int64)
 
 
 def merged(columns: Sequence[Column], slices: Sequence[TimeSlice]) -> TimeSlice:
@@ -271,7 +275,8 @@ def merged(columns: Sequence[Column], slices: Sequence[TimeSlice]) -> TimeSlice:
     return counting.closed()
 
 
-def _add_counts(known: dict[str, SegmentCounts], value: str, more: SegmentCounts) -> None:
+def add_counts(known: dict[str, SegmentCounts], value: str, more: SegmentCounts) -> None:
+    """Add to what is known of a value; the counts that were there before are left as they are."""
     before = known.get(value)
     if before is None:
         known[value] = more
@@ -287,7 +292,7 @@ def _add_counts(known: dict[str, SegmentCounts], value: str, more: SegmentCounts
     known[value] = SegmentCounts(before.rows + more.rows, *sums)
 
 
-def _bound(known: dict[str, SegmentCounts]) -> None:
+def bound_values(known: dict[str, SegmentCounts]) -> None:
     """Keep the values with the smallest hashes: the same ones, however the rows were spread over partitions."""
     if len(known) <= MOST_VALUES:
         return
@@ -295,4 +300,4 @@ def _bound(known: dict[str, SegmentCounts]) -> None:
         (value for value in known if value != OTHER), key=lambda value: (mmh3.hash(value), value)
     )
     for value in ordered[MOST_VALUES - 1 :]:
-        _add_counts(known, OTHER, known.pop(value))
+        add_counts(known, OTHER, known.pop(value))
