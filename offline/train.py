@@ -15,25 +15,29 @@ label it is the horizon, after which silence speaks.
 from __future__ import annotations
 
 import importlib.metadata
+import itertools
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 
 from features.durations import DAY_US
 from features.errors import DeveloperError
 from features.event_times import moment_us
 from features.feature_set import FeatureMatrix
 from features.plan import Floats, Ints
+from features.rows import Rows
 from models.lightgbm_model import Fitted, LightGBMScorer, fit
 from models.metrics import measure, no_better
 from models.model_card import FeatureEntry, ModelCard, TrainingRecord
 from models.model_store import ModelStore
+from models.online_model import taken
 from models.pipeline import Pipeline
 from offline.backfill import Backfill, backfill_chunks, joined
 from offline.columns import column_names
+from offline.drift_reference import TrainingCounts, training_scores
 from offline.events import CHUNK_ROWS, Source
 from offline.history import Progress, ReadReport, read_history
 from offline.label_history import known_names
@@ -65,8 +69,8 @@ def train(
     `until` are moments such as "2013-04-01" (UTC; an int counts microseconds); by default everything there is. Events
     from `until` on, where there are any with labels, are the later period that the final model is measured on; their
     labels are not used otherwise. `label_gap_us` replaces the measured label delay. `trained_at` is noted on the card.
-    The new version is saved, not promoted (`ModelStore.promote`). Where the pipeline has online learners and a `signing_key`
-    is given, they are taught the same labels (`offline/warm_start.py`) and saved beside it.
+    The new version is saved, not promoted (`ModelStore.promote`), and beside it what its training data look like, for the
+    drift watch (`offline/drift_reference.py`). Where the pipeline has online learners and a `signing_key` is given, they are taught the same labels (`offline/warm_start.py`) and saved beside it.
 
     Memory: 8 bytes a feature and event, three times while fitting.
 
@@ -77,10 +81,13 @@ def train(
             moment_us(moment, place)  # refused before the files are read, which can take minutes
     if labels is not None:
         column_names(labels)  # likewise
-    past, matched, read = labelled_features(pipeline, events, labels, columns=columns, progress=progress)
+    counts = TrainingCounts(pipeline)
+    past, matched, read = labelled_features(
+        pipeline, events, labels, columns=columns, progress=progress, seen=counts.add
+    )
     problem = split(pose(pipeline, past, matched, since, until, label_gap_us))
     warnings: list[str] = []
-    validation, threshold = _validate(problem, warnings, progress)
+    validation, threshold, unfitted = _validate(problem, warnings, progress)
     chosen, targets = problem.rows(problem.until_us)
     final = _fit(problem, chosen, targets, progress, "fitting the model")
     metrics = {"validation": validation, "later": _later(problem, final, targets, threshold)}
@@ -88,6 +95,10 @@ def train(
     _compare(metrics, warnings)
     card = _card(problem, final, targets, threshold, metrics, warnings, trained_at)
     version = store.save(final.text, card)
+    scores = training_scores(problem, LightGBMScorer(final, classes=_columns(pipeline)), unfitted)
+    reference = counts.reference(problem, scores, threshold, version)
+    if reference is not None:
+        store.save_reference(pipeline.name, version, reference)
     if pipeline.online and signing_key is not None:
         store.save_learners(pipeline.name, version, warm_start(problem, version, signing_key, progress))
     return TrainingReport(
@@ -103,10 +114,11 @@ def labelled_features(
     columns: LabelColumns | None = None,
     chunk_rows: int = CHUNK_ROWS,
     progress: Progress | None = None,
+    seen: Callable[[Rows, FeatureMatrix], None] | None = None,
 ) -> tuple[Backfill, Labels, ReadReport]:
     """The features of all events, by event time and id; their labels; and what became of the records.
 
-    Windows over labels count what was known before each event. Raises DeveloperError as `train` does.
+    `seen` is shown the events and their features piece by piece. Windows over labels count what was known before each event. Raises DeveloperError as `train` does.
     """
     with tempfile.TemporaryDirectory(prefix="driftwood-") as scratch:
         history, read = read_history(events, pipeline.feature_set, Path(scratch), progress=progress)
@@ -118,8 +130,11 @@ def labelled_features(
         )
         known = matched.history(history.event_ids) if known_names(pipeline.feature_set) else None
         pieces = []
-        for piece in backfill_chunks(pipeline.feature_set, history.chunks(chunk_rows), known):
+        shown, used = itertools.tee(history.chunks(chunk_rows))  # side by side: one chunk is in memory
+        for rows, piece in zip(shown, backfill_chunks(pipeline.feature_set, used, known), strict=True):
             pieces.append(piece)
+            if seen is not None:
+                seen(rows, piece.matrix)
             _say(progress, "computing features", sum(map(len, pieces)) / len(history))
         return joined(pipeline.feature_set, pieces), matched, read
 
@@ -129,15 +144,15 @@ def labelled_features(
 
 def _validate(
     problem: Problem, warnings: list[str], progress: Progress | None
-) -> tuple[dict[str, float], float | None]:
-    """(metrics, threshold): of a model fitted before the split, on the rest of the training range."""
+) -> tuple[dict[str, float], float | None, Floats | None]:
+    """(metrics, threshold, scores): of a model fitted before the split, on all events of the rest of the training range."""
     pipeline, split_us = problem.pipeline, problem.split_us
     if split_us is None:
         warnings.append(
             f"no validation: too few labelled events lie more than the label delay ({gap_text(problem)}) before the last "
             "fifth of the training range"
         )
-        return {}, _threshold_without_scores(problem)
+        return {}, _threshold_without_scores(problem), None
     earlier, earlier_targets = problem.rows(split_us)
     scorer = LightGBMScorer(
         _fit(problem, earlier, earlier_targets, progress, "fitting on the earlier part"),
@@ -161,7 +176,7 @@ def _validate(
         threshold,
         _base(pipeline, earlier_targets),
     )
-    return figures, threshold
+    return figures, threshold, scores
 
 
 def _threshold_without_scores(problem: Problem) -> float | None:
@@ -214,13 +229,6 @@ def _fit(problem: Problem, rows: Ints, targets: Floats, progress: Progress | Non
         _columns(pipeline),
         lambda share: _say(progress, what, share),
     )
-
-
-def taken(matrix: FeatureMatrix, rows: Ints) -> FeatureMatrix:
-    """These rows of a matrix."""
-    indices = pa.array(rows)
-    categories = {column: texts.take(indices) for column, texts in matrix.categories.items()}
-    return FeatureMatrix(matrix.names, matrix.values[rows], categories)
 
 
 def _columns(pipeline: Pipeline) -> int:

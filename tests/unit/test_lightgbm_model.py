@@ -15,7 +15,7 @@ from features.feature_set import FeatureMatrix
 from models.encoding import ARROW_LOOKUP, MOST_CATEGORIES, Vocabulary, learn_encoding
 from models.lightgbm_model import Fitted, LightGBMScorer, fit
 from models.lightgbm_spec import DECIDED_ELSEWHERE, LightGBM
-from offline.train import taken
+from models.online_model import taken
 
 NAMES = ("km", "wind", "carrier", "always there")
 SMALL = LightGBM(rounds=20, num_leaves=7, min_data_in_leaf=20)
