@@ -59,7 +59,7 @@ def payments(**changed: Any) -> Pipeline:
     return Pipeline("payments", event=Payment, id="payment_id", time="at", **declared)
 
 
-def tables(days: int = 40, a_day: int = 100) -> tuple[pa.Table, pa.Table]:
+def tables(days: int = 40, a_day: int = 300) -> tuple[pa.Table, pa.Table]:
     """Events and labels: amounts above 60 are mostly fraud."""
     random = np.random.default_rng(4)
     count = days * a_day
