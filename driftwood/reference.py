@@ -16,7 +16,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter
 
 from features.errors import DeveloperError
-from streams.figures import figures, learner_figures, serving_figures
+from streams.figures import figures, learner_figures, serving_figures, watch_figures
 from streams.metrics import BatchHistogram, Metrics
 from streams.settings import ENVIRONMENT_PREFIX, field_of, setting_names, shown
 
@@ -136,6 +136,7 @@ def _metric_rows() -> Iterable[str]:
         figures(nothing, nothing, nothing),
         serving_figures(nothing),
         learner_figures(nothing, nothing),
+        watch_figures(nothing),
     )
     found |= {now.name: ("gauge", now.labels, now.about) for now in chain.from_iterable(moments)}
     for name, (kind, of, about) in sorted(found.items()):

@@ -16,6 +16,8 @@ from streams.serving import Serving
 from streams.snapshot_watch import SnapshotWatch
 from streams.stage import Held
 from streams.surroundings import Surroundings
+from streams.watch_alerts import AlertWatch
+from streams.watch_stage import WatchMemory
 from streams.worker import Worker
 
 Values = list[tuple[tuple[str, ...], float]]
@@ -214,6 +216,59 @@ def learner_figures(memories: Callable[[], Iterable[Any]], clock: Callable[[], f
             of_figures(lambda figures: [((), float(figures.get("frozen") is not None))]),
         ),
     ]
+
+
+def watch_figures(memories: Callable[[], Iterable[Any]]) -> list[Now]:
+    """Of a monitor: the alerts that are open, where it raises them."""
+
+    def of_alerts(read: Callable[[AlertWatch], Values]) -> Callable[[], Values]:
+        return lambda: [
+            value
+            for memory in memories()
+            if isinstance(memory, WatchMemory) and isinstance(memory.work, AlertWatch)
+            for value in read(memory.work)
+        ]
+
+    return [
+        Now(
+            "driftwood_drift_alerts_open",
+            "Alerts of the drift watch that are open, by their first level.",
+            ("level", "severity"),
+            of_alerts(_open_alerts),
+        ),
+        Now(
+            "driftwood_drift_strength",
+            "How strong the signals of open alerts were in the newest record: 1 raises an alert, below 0.7 is calm.",
+            ("level", "subject", "statistic", "segment"),
+            of_alerts(_strengths),
+        ),
+        Now(
+            "driftwood_drift_watched_to_seconds",
+            "Event time up to which everything was judged, in seconds since 1970.",
+            (),
+            of_alerts(lambda watch: [((), watch.end_us / 1e6)] if watch.end_us else []),
+        ),
+        Now(
+            "driftwood_drift_slices_waiting",
+            "Time slices that wait for some partition of hop-join.",
+            (),
+            of_alerts(lambda watch: [((), watch.waiting)]),
+        ),
+    ]
+
+
+def _open_alerts(watch: AlertWatch) -> Values:
+    found = Counter((alert.levels[0], alert.severity) for alert in list(watch.open.values()))
+    return [*found.items()]
+
+
+def _strengths(watch: AlertWatch) -> Values:
+    found: dict[tuple[str, ...], float] = {}
+    for alert in list(watch.open.values()):  # a copy: metrics ask from a thread of their own
+        for one in alert.signals:
+            labels = (one.level, one.subject, one.statistic, one.segment)
+            found[labels] = max(one.strength, found.get(labels, 0.0))
+    return [*found.items()]
 
 
 @lru_cache(maxsize=1)

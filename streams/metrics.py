@@ -187,6 +187,14 @@ class Metrics:
         self.outcomes = self._counter(
             "driftwood_outcomes", "What became of events and labels, by the name of the outcome.", "outcome"
         )
+        self.alerts = self._counter(
+            "driftwood_drift_alerts",
+            "Records of alerts that the monitor wrote, by their first level.",
+            *("level", "severity", "status"),
+        )
+        self.skipped = self._counter(
+            "driftwood_watch_skipped", "Records that the monitor left out.", "topic", "why"
+        )
         self.errors = self._counter("driftwood_server_errors", "Errors talking to a server.", "server")
         self.sizes = self._histogram("driftwood_batch_rows", "Rows of a batch.", SIZE_BOUNDS, "stage")
         self.steps = self._histogram(

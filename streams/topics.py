@@ -190,6 +190,11 @@ def predict_group(pipeline: str) -> str:
     return f"{pipeline}.predict"
 
 
+def monitor_group(pipeline: str) -> str:
+    """The consumer group of the monitors of a pipeline."""
+    return f"{pipeline}.monitor"
+
+
 class TopicAdmin:
     """Looks at topics and creates them. Every method blocks for at most some `ANSWER_WITHIN_S`.
 
