@@ -103,7 +103,7 @@ def lives_of(alerts: Iterable[Alert]) -> list[AlertLife]:
     for alert in alerts:
         found.setdefault(alert.alert, {}).setdefault(alert.sequence, alert)
     lives = [tuple(records[number] for number in sorted(records)) for records in found.values()]
-    lives.sort(key=lambda records: moment_us(records[0].at))
+    # By their place on the topic, as `driftwood alerts list` numbers them: a number never changes.
     return [AlertLife(number, records) for number, records in enumerate(lives, 1)]
 
 

@@ -18,7 +18,7 @@ from models.drift.alert import moment
 from models.drift.recent import Fine, Recent
 from models.drift.signals import Signal
 from models.drift.time_slice import OTHER, SegmentCounts
-from models.drift.titles import DEAD_LETTERS
+from models.drift.titles import DEAD_LETTERS, VOLUME
 
 MOST: Final = 6
 """Sentences of one alert."""
@@ -60,7 +60,7 @@ def causes(recent: Recent, signals: Sequence[Signal]) -> tuple[str, ...]:
 
 def nothing_came(recent: Recent, signals: Sequence[Signal]) -> Iterator[str]:
     """Since when no event was answered; of interest for whatever has to do with a feed."""
-    feeds = any(signal.level == "labels" or signal.statistic in ("outage", "volume") for signal in signals)
+    feeds = any(signal.level == "labels" or signal.subject == VOLUME for signal in signals)
     silent = _ending(recent.fine, lambda span: span.rows == 0)
     if feeds and silent:
         since = moment(recent.fine[-silent].start_us)

@@ -30,6 +30,19 @@ _MOVED: Final[Mapping[str, str]] = {
     "concept": "the error on known labels has grown",
 }
 
+# Statistics whose names say too little.
+_STATISTICS: Final[Mapping[str, str]] = {
+    "outage": "hours without a label",
+    "ks": "KS distance",
+    "psi": "PSI",
+    "log_ratio": "logarithm of now over usual",
+    "missing": "change of the share that is missing",
+    "outside": "change of the share out of range",
+    "unseen": "change of the share never seen before",
+    "largest_share": "change of the share of the largest one",
+    "shift": "shift of its middle",
+}
+
 
 def kind(signal: Signal) -> str:
     """What a signal is about, by which titles and headings go: a level, or what befalls the feed of events.
@@ -40,7 +53,8 @@ def kind(signal: Signal) -> str:
     """
     if signal.level != "data":
         return signal.level
-    if signal.statistic == "outage":
+    current = signal.evidence.current
+    if signal.subject == VOLUME and current is not None and not current.count:
         return "outage"
     return signal.subject if signal.subject in (DEAD_LETTERS, VOLUME) else signal.level
 
@@ -55,22 +69,21 @@ def title(pipeline: str, signals: Sequence[Signal]) -> str:
 
     Example:
         >>> title("shop", [Signal("data", "amount", "ks", 0, 0.3, 0.1, 3.0, segment="country=DE")])
-        'shop: inputs differ from the reference: amount (country=DE), ks 0.3, 3.0 times its threshold'
+        'shop: inputs differ from the reference: amount (country=DE), KS distance 0.3, 3.0 times its threshold'
     """
     leading = _leading(signals)
     first = next(signal for signal in signals if kind(signal) == leading)
     more = len({(one.level, one.subject, one.segment) for one in signals}) - 1
-    others = f"; {more} more" if more else ""
-    return (
-        f"{pipeline}: {_MOVED[leading]}: {_where(first)}, {first.statistic.replace('_', ' ')} {first.value:.3g}, "
-        f"{first.strength:.1f} times its threshold{others}"
-    )
+    others = f"; {more} more moved with it" if more else ""
+    return f"{pipeline}: {_MOVED[leading]}: {_told(first)}{others}"
+
+
+def _told(signal: Signal) -> str:
+    place = f" ({signal.segment})" if signal.segment else ""
+    measured = f"{_STATISTICS.get(signal.statistic, signal.statistic.replace('_', ' '))} {signal.value:.3g}"
+    return f"{signal.subject}{place}, {measured}, {signal.strength:.1f} times its threshold"
 
 
 def _leading(signals: Sequence[Signal]) -> str:
     there = {kind(signal) for signal in signals}
     return next(one for one in RUNBOOKS if one in there)
-
-
-def _where(signal: Signal) -> str:
-    return f"{signal.subject} ({signal.segment})" if signal.segment else signal.subject
