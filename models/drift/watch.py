@@ -11,7 +11,7 @@ A function of what it is given, in that order: no clock, no broker. What was res
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol, Self
+from typing import Final, Protocol, Self
 
 import msgspec
 
@@ -30,6 +30,9 @@ from models.pipeline import Pipeline
 
 References = Callable[[str], Reference | None]
 """The reference of a champion's version; None where it has none, as a fallback."""
+
+NO_BUDGET: Final = "psi-0.2"
+"""The thresholds that are calibrated to no number of false alarms."""
 
 
 class JudgesSlices(Protocol):
@@ -81,7 +84,7 @@ class DriftWatch:
         self._trailing = drift.trailing_us is not None
         self._data: JudgesSlices = slices or DataJudge(self._columns, drift, None)
         self._labels: JudgesLabels = labels or LabelJudge(pipeline)
-        budget = drift.false_alarms_a_month if drift.thresholds == "calibrated" else None
+        budget = None if drift.thresholds == NO_BUDGET else drift.false_alarms_a_month
         self._incidents = Incidents(
             Terms(pipeline.name, drift.window_us, drift.slice_us, budget, drift.triggers)
         )
