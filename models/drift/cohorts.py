@@ -197,7 +197,7 @@ def spread(counts: Ints) -> Floats:
 
     Example:
         >>> spread(np.array([2] + [0] * 62 + [4])).round(2).tolist()
-        [0.01, 0.99, 0.99, 0.01, 0.99, 0.99]
+        [0.01, 0.99, 0.99, 0.99, 0.01, 0.99]
     """
     steps = np.repeat(np.arange(LOSS_STEPS), np.maximum(counts, 0))
     order = np.argsort(np.arange(len(steps)) * _SPREAD % 1.0, kind="stable")
