@@ -82,8 +82,10 @@ def probability_buckets(values: Floats) -> Ints:
     return buckets
 
 
-def category_buckets(texts: pa.StringArray) -> tuple[Ints, dict[int, str]]:
+def category_buckets(texts: pa.StringArray, *, named: bool = True) -> tuple[Ints, dict[int, str]]:
     """int64[n] (null is `MISSING`), and of each bucket that occurs a category in it: of several the first of the alphabet.
+
+    Without `named` no names.
 
     Example:
         >>> buckets, names = category_buckets(pa.array(["DE", None, "DE"]))
@@ -92,10 +94,10 @@ def category_buckets(texts: pa.StringArray) -> tuple[Ints, dict[int, str]]:
     """
     coded = texts.dictionary_encode()
     known = coded.dictionary.to_pylist()
-    hashes = np.array([MISSING, *(category_bucket(name) for name in known)], np.int64)
+    hashes = np.array([MISSING, *map(category_bucket, known)], np.int64)
     places = coded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
     names: dict[int, str] = {}
-    for bucket, name in zip(hashes[1:].tolist(), known, strict=True):
+    for bucket, name in zip(hashes[1:].tolist(), known, strict=True) if named else ():
         names[bucket] = min(names.get(bucket, name), name)
     buckets: Ints = hashes[places + 1]
     return buckets, names

@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from typing import Final
 
 import msgspec
@@ -243,15 +244,16 @@ def _put(sums: Floats, span: TimeSlice, place: int, sign: int) -> None:
 
 def _spans(columns: tuple[Column, ...], slices: Sequence[TimeSlice], step_us: int) -> list[TimeSlice]:
     """The slices counted together by spans of `step_us`, without gaps."""
-    by_start: dict[int, Counting] = {}
     last = slices[-1].start_us // step_us * step_us
     first = max(slices[0].start_us // step_us * step_us, last - (MOST_SPANS - 1) * step_us)
-    for one in slices:
-        start = one.start_us // step_us * step_us
-        if start >= first:
-            by_start.setdefault(start, Counting(columns, start, step_us)).merge(one)
+    by_start: dict[int, TimeSlice] = {}
+    for start, parts in groupby(slices, key=lambda one: one.start_us // step_us * step_us):
+        counting = Counting(columns, start, step_us)
+        for part in parts if start >= first else ():
+            counting.merge(part)
+        by_start[start] = counting.closed()
     return [
-        by_start[start].closed() if start in by_start else empty_slice(columns, start, step_us)
+        by_start.get(start) or empty_slice(columns, start, step_us)
         for start in range(first, last + 1, step_us)
     ]
 

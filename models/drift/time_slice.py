@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from functools import lru_cache
+from typing import Final, NamedTuple
 
 import mmh3
 import msgspec
@@ -21,6 +22,7 @@ import pyarrow as pa
 from features.plan import Floats, Ints
 from models.drift.buckets import (
     MISSING,
+    WIDTHS,
     category_buckets,
     number_buckets,
     probability_buckets,
@@ -34,6 +36,9 @@ NULL: Final = "(none)"
 
 # Of a category's name: longer ones say nothing more.
 MOST_NAME: Final = 64
+
+# Rows that are counted together: each call of numpy then costs little of a row, and they take half a megabyte.
+MOST_WAITING: Final = 2_048
 
 NO_VERSION: Final = ""
 
@@ -131,6 +136,36 @@ def empty_slice(columns: Sequence[Column], start_us: int, length_us: int) -> Tim
     return TimeSlice(start_us, length_us, 0, 0, none, none, [0] * len(columns), names, {}, {})
 
 
+class _Plan(NamedTuple):
+    """Where the columns stand: `bases` of their buckets among all buckets, their places, and theirs among the numbers."""
+
+    bases: Ints
+    numbers: Ints
+    probabilities: Ints
+    categories: list[int]
+    from_numbers: Ints
+    from_probabilities: Ints
+
+
+@lru_cache(maxsize=64)
+def _plan_of(columns: tuple[Column, ...]) -> _Plan:
+    places: dict[str, list[int]] = {kind: [] for kind in WIDTHS}
+    sources: dict[str, list[int]] = {kind: [] for kind in WIDTHS}
+    measured = [place for place, column in enumerate(columns) if column.kind != "category"]
+    for place, column in enumerate(columns):
+        places[column.kind].append(place)
+    for source, place in enumerate(measured):
+        sources[columns[place].kind].append(source)
+    return _Plan(
+        np.concatenate([[0], np.cumsum([WIDTHS[column.kind] for column in columns])]).astype(np.int64),
+        np.array(places["number"], np.int64),
+        np.array(places["probability"], np.int64),
+        places["category"],
+        np.array(sources["number"], np.int64),
+        np.array(sources["probability"], np.int64),
+    )
+
+
 class Counting:
     """Counts the rows of one time slice.
 
@@ -147,11 +182,14 @@ class Counting:
     def __init__(self, columns: Sequence[Column], start_us: int, length_us: int) -> None:
         self.start_us, self.length_us, self.rows, self.late = start_us, length_us, 0, 0
         self._columns = columns
-        self._counts: list[dict[int, int]] = [{} for _ in columns]
+        self._plan = _plan_of(tuple(columns))
+        self._counts = np.zeros(self._plan.bases[-1], np.int64)
         self._outside = np.zeros(len(columns), np.int64)
         self._names: list[dict[int, str]] = [{} for _ in columns]
         self._segments: dict[str, dict[str, SegmentCounts]] = {}
         self._versions: dict[str, int] = {}
+        self._waiting: list[WatchedRows] = []
+        self._waiting_rows = 0
 
     @classmethod
     def of(cls, columns: Sequence[Column], before: TimeSlice) -> Counting:
@@ -161,80 +199,88 @@ class Counting:
         return counting
 
     def add(self, rows: WatchedRows) -> None:
-        """Count these rows, which belong to this slice."""
-        buckets = self._buckets(rows)
-        outside = self._outside_of(rows)
-        for place in range(len(self._columns)):
-            self._add(place, *np.unique(buckets[:, place], return_counts=True))
-        self._outside += outside.sum(axis=0)
-        self._versions[rows.version] = self._versions.get(rows.version, 0) + len(rows)
-        for name, values in rows.segments.items():
-            self._add_segment(name, values, buckets, outside)
+        """Count these rows, which belong to this slice. They are gathered, and counted `MOST_WAITING` or more at a time."""
+        if not len(rows):
+            return
         self.rows += len(rows)
+        self._versions[rows.version] = self._versions.get(rows.version, 0) + len(rows)
+        self._waiting.append(rows)
+        self._waiting_rows += len(rows)
+        if self._waiting_rows >= MOST_WAITING:
+            self._count()
 
     def merge(self, other: TimeSlice) -> None:
         """Add what was counted elsewhere of the same span."""
         for place in range(len(self._columns)):
-            self._add(place, *other.column(place))
+            buckets, counts = other.column(place)
+            self._counts[self._plan.bases[place] + buckets] += counts
             self._name(place, other.names[place])
         self._outside += np.array(other.outside, np.int64)
         for version, count in other.versions.items():
             self._versions[version] = self._versions.get(version, 0) + count
         for name, found in other.segments.items():
             known = self._segments.setdefault(name, {})
-            for value, counts in found.items():
-                add_counts(known, value, counts)
+            for value, counts_of_value in found.items():
+                add_counts(known, value, counts_of_value)
             bound_values(known)
         self.rows += other.rows
         self.late += other.late
 
     def closed(self) -> TimeSlice:
         """What was counted by now."""
-        ordered = [sorted(counts.items()) for counts in self._counts]
+        self._count()
+        bases = self._plan.bases
+        columns = [self._counts[bases[place] : bases[place + 1]] for place in range(len(self._columns))]
+        found = [np.flatnonzero(counts) for counts in columns]
         return TimeSlice(
             self.start_us,
             self.length_us,
             self.rows,
             self.late,
-            [np.array([bucket for bucket, _ in found], np.int32).tobytes() for found in ordered],
-            [np.array([count for _, count in found], np.int64).tobytes() for found in ordered],
+            [buckets.astype(np.int32).tobytes() for buckets in found],
+            [counts[buckets].tobytes() for counts, buckets in zip(columns, found, strict=True)],
             self._outside.tolist(),
             [dict(sorted(names.items())) for names in self._names],
             {name: dict(sorted(found.items())) for name, found in sorted(self._segments.items())},
             dict(sorted(self._versions.items())),
         )
 
-    def _buckets(self, rows: WatchedRows) -> Ints:
-        found = np.empty((len(rows), len(self._columns)), np.int64)
-        numbers, texts = iter(rows.numbers.T), iter(rows.texts)
-        for place, column in enumerate(self._columns):
-            if column.kind == "category":
-                found[:, place], names = category_buckets(next(texts))
-                self._name(place, names)
-            elif column.kind == "probability":
-                found[:, place] = probability_buckets(next(numbers))
-            else:
-                found[:, place] = number_buckets(next(numbers))
+    def _count(self) -> None:
+        """Count what waits."""
+        if not self._waiting:
+            return
+        waiting, self._waiting, self._waiting_rows = self._waiting, [], 0
+        numbers = np.concatenate([rows.numbers for rows in waiting])
+        texts = [pa.concat_arrays(parts) for parts in zip(*(rows.texts for rows in waiting), strict=True)]
+        buckets, outside = self._buckets(numbers, texts), self._outside_of(numbers)
+        np.add.at(self._counts, (buckets + self._plan.bases[:-1]).ravel(), 1)
+        self._outside += outside.sum(axis=0)
+        for name in sorted({name for rows in waiting for name in rows.segments}):
+            values = [value for rows in waiting for value in rows.segments.get(name) or [None] * len(rows)]
+            self._add_segment(name, values, buckets, outside)
+
+    def _buckets(self, numbers: Floats, texts: Sequence[pa.StringArray]) -> Ints:
+        plan = self._plan
+        found = np.empty((len(numbers), len(self._columns)), np.int64)
+        found[:, plan.numbers] = number_buckets(numbers[:, plan.from_numbers])
+        found[:, plan.probabilities] = probability_buckets(numbers[:, plan.from_probabilities])
+        for place, text in zip(plan.categories, texts, strict=True):
+            found[:, place], names = category_buckets(text, named=self._named(place))
+            self._name(place, names)
         return found
 
-    def _outside_of(self, rows: WatchedRows) -> Ints:
-        """int64[n, columns]: 1 where a number is infinite or outside of its declared range."""
-        found = np.zeros((len(rows), len(self._columns)), np.int64)
-        numbers = iter(rows.numbers.T)
-        for place, column in enumerate(self._columns):
-            if column.kind == "category":
-                continue
-            found[:, place] = outside_range(column, next(numbers))
+    def _outside_of(self, numbers: Floats) -> Ints:
+        """int64[n, columns]: 1 where a number is out of range; categories have no range."""
+        found = np.zeros((len(numbers), len(self._columns)), np.int64)
+        measured = [place for place, column in enumerate(self._columns) if column.kind != "category"]
+        for place, values in zip(measured, numbers.T, strict=True):
+            found[:, place] = outside_range(self._columns[place], values)
         return found
 
-    def _add(self, place: int, buckets: Ints, counts: Ints) -> None:
-        known = self._counts[place]
-        for bucket, count in zip(buckets.tolist(), counts.tolist(), strict=True):
-            known[bucket] = known.get(bucket, 0) + count
+    def _named(self, place: int) -> bool:
+        return self._columns[place].compared and not self._columns[place].hidden
 
     def _name(self, place: int, names: Mapping[int, str]) -> None:
-        if self._columns[place].hidden or not self._columns[place].compared:
-            return
         known = self._names[place]
         for bucket, name in names.items():
             short = name[:MOST_NAME]
@@ -242,18 +288,20 @@ class Counting:
 
     def _add_segment(self, name: str, values: Sequence[str | None], buckets: Ints, outside: Ints) -> None:
         coded: dict[str, int] = {}
-        codes = np.array([coded.setdefault(value or NULL, len(coded)) for value in values], np.int64)
+        codes = np.array(
+            [coded.setdefault((value or NULL)[:MOST_NAME], len(coded)) for value in values], np.int64
+        )
+        order = np.argsort(codes, kind="stable")
+        firsts = np.searchsorted(codes[order], np.arange(len(coded)))
+        missing = buckets == MISSING
+        sums = [
+            np.add.reduceat(part[order], firsts, axis=0, dtype=np.int64).tolist()
+            for part in (missing, outside, np.where(missing, 0, buckets))
+        ]
+        rows = np.bincount(codes, minlength=len(coded)).tolist()
         known = self._segments.setdefault(name, {})
         for value, code in coded.items():
-            chosen = codes == code
-            mine, missing = buckets[chosen], buckets[chosen] == MISSING
-            counts = SegmentCounts(
-                int(chosen.sum()),
-                missing.sum(axis=0).tolist(),
-                outside[chosen].sum(axis=0).tolist(),
-                np.where(missing, 0, mine).sum(axis=0).tolist(),
-            )
-            add_counts(known, value, counts)
+            add_counts(known, value, SegmentCounts(rows[code], *(part[code] for part in sums)))
         bound_values(known)
 
 
