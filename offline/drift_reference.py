@@ -278,7 +278,9 @@ def _segments(
 ) -> list[dict[str, SegmentCounts]]:
     """By slice and value what is counted of a segment."""
     coded: dict[str, int] = {}
-    codes = np.array([coded.setdefault(value or NULL, len(coded)) for value in values], np.int64)
+    codes = np.array(
+        [coded.setdefault((value or NULL)[:MOST_NAME], len(coded)) for value in values], np.int64
+    )
     pairs, groups = np.unique(places * max(len(coded), 1) + codes, return_inverse=True)
 
     def sums(what: Sequence[Ints]) -> Ints:
