@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from driftwood.cli import output
-from driftwood.cli.options import AsJson, Overrides, PipelineArgument, SettingsFile, loaded, named
+from driftwood.cli.deciding import decide, learning, now_text, time_text
+from driftwood.cli.options import AsJson, Overrides, PipelineArgument, SettingsFile, loaded
 from streams.control import ACTIONS, SERVE_MODES
 
 if TYPE_CHECKING:
     from features.snapshots_kept import Standing
     from models.pipeline import Pipeline
-    from streams.control import LearnerCommand, ServeModeChange
     from streams.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -72,8 +72,8 @@ def learn(
 
     values = loaded(settings, overrides)
     set_up_logging(values)
-    learning = _learning(pipeline)
-    run_learner(learning, values, ready, afresh=afresh, archive=archive_of(learning, values))
+    declared = learning(pipeline)
+    run_learner(declared, values, ready, afresh=afresh, archive=archive_of(declared, values))
 
 
 def serve_mode(
@@ -92,7 +92,7 @@ def serve_mode(
     """
     from streams.control import ServeModeChange
 
-    values, declared = loaded(settings, overrides), _learning(pipeline)
+    values, declared = loaded(settings, overrides), learning(pipeline)
     if mode is None:
         state = _control_state(declared, values)
         output.data({"mode": state}) if as_json else output.line(state)
@@ -100,7 +100,7 @@ def serve_mode(
     chosen = next((known for known in SERVE_MODES if known == mode), None)
     if chosen is None:
         raise typer.BadParameter(f"{mode!r}; expected one of {', '.join(SERVE_MODES)}", param_hint="MODE")
-    _decide(declared, values, ServeModeChange(chosen, _now(), getpass.getuser()))
+    decide(declared, values, ServeModeChange(chosen, now_text(), getpass.getuser()))
     if as_json:
         output.data({"mode": chosen})
     output.say(f"{declared.name}: {chosen} answers on all workers within five seconds.")
@@ -130,11 +130,11 @@ def learners(
     """
     from streams.control import LearnerCommand
 
-    values, declared = loaded(settings, overrides), _learning(pipeline)
+    values, declared = loaded(settings, overrides), learning(pipeline)
     names = [spec.name for spec in declared.online]
     if action is None:
         standing = asyncio.run(_standing(declared, values))
-        made = [(one.version, _text(datetime.fromtimestamp(one.at_s, UTC))) for one in standing]
+        made = [(one.version, time_text(datetime.fromtimestamp(one.at_s, UTC))) for one in standing]
         if as_json:
             snapshots = [{"version": version, "made_at": at} for version, at in made]
             output.data({"learners": names, "snapshots": snapshots})
@@ -154,32 +154,14 @@ def learners(
     if snapshot is not None and chosen != "restore":
         raise typer.BadParameter(f"{chosen} takes none", param_hint="--snapshot")
     version = asyncio.run(_held(declared, values, snapshot)) if chosen == "restore" else None
-    command = LearnerCommand(chosen, learner, _now(), getpass.getuser(), version)
-    _decide(declared, values, command)
+    command = LearnerCommand(chosen, learner, now_text(), getpass.getuser(), version)
+    decide(declared, values, command)
     if as_json:
         output.data({"action": chosen, "learner": learner, "snapshot": version})
     back = "" if version is None else f" to snapshot {version}"
     output.say(
         f"{declared.name}: {chosen} {learner}{back}; in the snapshots within seconds, while 'driftwood learn' runs."
     )
-
-
-def _learning(reference: str) -> Pipeline:
-    """The pipeline; raises DeveloperError for one that does not learn."""
-    from driftwood.pipelines import topics_of
-    from streams.settings import Settings
-
-    pipeline = named(reference)
-    _ = topics_of(pipeline, Settings()).learning
-    return pipeline
-
-
-def _now() -> str:
-    return _text(datetime.now(UTC))
-
-
-def _text(moment: datetime) -> str:
-    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def _control_state(pipeline: Pipeline, settings: Settings) -> str:
@@ -194,25 +176,6 @@ def _control_state(pipeline: Pipeline, settings: Settings) -> str:
         return log_of_control.catch_up().mode
     finally:
         log_of_control.close()
-
-
-def _decide(pipeline: Pipeline, settings: Settings, record: ServeModeChange | LearnerCommand) -> None:
-    from driftwood.pipelines import topics_of
-    from streams.control_log import decide
-    from streams.producer import Publisher, settings_for
-    from streams.topics import TopicAdmin
-
-    learning = topics_of(pipeline, settings).learning
-    TopicAdmin(settings).check([learning.control, learning.outcomes])
-
-    async def written() -> None:
-        publisher = Publisher(settings_for(settings.brokers, **settings.kafka_client()))
-        try:
-            await decide(record, learning, pipeline.version, publisher)
-        finally:
-            await publisher.close(settings.stop_timeout.total_seconds())
-
-    asyncio.run(written())
 
 
 async def _standing(pipeline: Pipeline, settings: Settings) -> list[Standing]:

@@ -8,7 +8,18 @@ from typing import Annotated
 
 import typer
 
-from driftwood.cli import checks, learners, learning, models, recovery, running, topics, traffic
+from driftwood.cli import (
+    alerts,
+    checks,
+    learners,
+    learning,
+    models,
+    monitor,
+    recovery,
+    running,
+    topics,
+    traffic,
+)
 from driftwood.cli.output import say
 from features.errors import DriftwoodError
 
@@ -48,7 +59,7 @@ def program(
     context.obj = {"debug": debug}
 
 
-for group in (running, learners, topics, traffic, models, learning, recovery, checks):
+for group in (running, learners, monitor, topics, traffic, models, learning, alerts, recovery, checks):
     group.add_to(app)
 
 
