@@ -11,6 +11,7 @@ import typer
 from driftwood.cli import (
     alerts,
     checks,
+    drift,
     learners,
     learning,
     models,
@@ -59,7 +60,7 @@ def program(
     context.obj = {"debug": debug}
 
 
-for group in (running, learners, monitor, topics, traffic, models, learning, alerts, recovery, checks):
+for group in (running, learners, monitor, topics, traffic, models, learning, alerts, drift, recovery, checks):
     group.add_to(app)
 
 
