@@ -7,7 +7,7 @@ import json
 import re
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import jsonschema
 import msgspec
@@ -18,8 +18,15 @@ from confluent_kafka import Message
 from driftwood import Label, categorical, scaled_logistic
 from features import diagnosis
 from features.decode import Decoder
+from models.drift.alert import Alert
+from models.drift.alert import decoded as read_alert
+from models.drift.alert import encoded as write_alert
+from models.drift.incidents import Incidents, Terms
+from models.drift.signals import Signal
+from models.drift.titles import RUNBOOKS
 from models.model_store import ModelStore
-from streams import flags
+from streams import control, flags
+from streams.control import ControlRecord
 from streams.dead_letters import DeadLetter, DeadLetterWriter
 from streams.frames import Frame, topic_digest
 from streams.prediction import Answers, Part, Prediction
@@ -46,8 +53,8 @@ def without_prose(value: Any) -> Any:
     return [without_prose(inner) for inner in value] if isinstance(value, list) else value
 
 
-def documented_schema() -> Any:
-    return json.loads(blocks(TOPICS.partition("<!-- schema of a prediction")[2], "json")[0])
+def documented_schema(what: str = "a prediction") -> Any:
+    return json.loads(blocks(TOPICS.partition(f"<!-- schema of {what}")[2], "json")[0])
 
 
 def test_the_schema_of_a_prediction_is_that_of_the_code():
@@ -70,6 +77,39 @@ def test_the_example_of_a_prediction_follows_the_schema():
     example = json.loads(blocks(TOPICS.partition("<!-- example of a prediction")[2], "json")[0])
     jsonschema.validate(example, documented_schema())
     assert list(example) == list(Prediction.__struct_fields__)
+
+
+def test_the_schema_of_an_alert_is_that_of_the_code():
+    expected = json.loads(json.dumps(without_prose(msgspec.json.schema(Alert))))  # defaults are tuples
+    assert documented_schema("an alert") == expected, json.dumps(expected, indent=2)
+
+
+def test_every_field_of_an_alert_is_explained():
+    table = TOPICS.partition("\n| field of an alert | what |\n")[2].partition("\n\n")[0]
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == list(Alert.__struct_fields__)
+    told = TOPICS.partition("## Drift alerts")[2].partition("\n## ")[0]
+    assert all(f"`{name}`" in told for name in Signal.__struct_fields__)
+
+
+def test_the_example_of_an_alert_follows_the_schema_and_is_one():
+    text = blocks(TOPICS.partition("<!-- example of an alert")[2], "json")[0]
+    jsonschema.validate(json.loads(text), documented_schema("an alert"))
+    assert list(json.loads(text)) == list(Alert.__struct_fields__)
+    assert read_alert(text.encode()).runbook in RUNBOOKS.values()
+
+
+def test_alerts_as_they_are_raised_follow_the_schema():
+    incidents = Incidents(Terms("shop", 10, 1, None, {"data": ["reset"]}))
+    [raised] = incidents.hear("served", 1, [Signal("data", "amount", "ks", 1, 0.3, 0.1, 3.0)])
+    jsonschema.validate(json.loads(write_alert(raised)), documented_schema("an alert"))
+
+
+def test_every_kind_of_record_on_control_is_explained_and_the_examples_are_records():
+    told = TOPICS.partition("\n## Control\n")[2].partition("\n## ")[0]
+    kinds = re.findall(r"^\| `([a-z-]+)` \|", told, re.MULTILINE)
+    assert set(kinds) == {"kind", *(one.__struct_config__.tag for one in get_args(ControlRecord))}
+    examples = [control.decoded(text.encode()) for text in blocks(told, "json")[0].splitlines()]
+    assert None not in examples
 
 
 EVENT = {"order_id": "f1", "placed_at": "2013-04-01T10:15:00Z", "customer": None, "shop": 7, "amount": None}
