@@ -54,20 +54,22 @@ RANKS: Final = 1_000
 
 @dataclass(frozen=True)
 class Scored:
-    """Scores of n events in the order of their times: float64[n], or float64[n, K] for K classes."""
+    """Scores of n events of a history, from the one at `first` on: float64[n], or float64[n, K] for K classes."""
 
+    first: int
     times_us: Ints
     scores: Floats
 
 
 class TrainingCounts:
-    """Counts a history chunk by chunk, in the order of event time; memory is that of the counts."""
+    """Counts a history chunk by chunk, in the order of event time; memory is that of the counts, and of declared segments."""
 
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
         self._watch = RowWatch(pipeline)
         self._slices: dict[int, TimeSlice] = {}
         self._first_us: int | None = None
+        self._segments: dict[str, list[str | None]] = {name: [] for name in pipeline.drift.segments}
 
     @property
     def columns(self) -> tuple[Column, ...]:
@@ -83,6 +85,8 @@ class TrainingCounts:
         classes = len(self._pipeline.label.classes) if self._pipeline.label.kind == "multiclass" else 0
         no_score = np.full((len(rows), classes) if classes else len(rows), np.nan)
         watched = self._watch.rows(rows, matrix, no_score, np.nan, "")
+        for name, values in watched.segments.items():
+            self._segments[name] += values
         for one in counted_slices(self.columns, watched, self._pipeline.drift.slice_us):
             before = self._slices.get(one.start_us)
             self._slices[one.start_us] = one if before is None else merged(self.columns, [before, one])
@@ -112,15 +116,39 @@ class TrainingCounts:
 
     def _finished(self, one: TimeSlice, scores: TimeSlice, version: str) -> TimeSlice:
         buckets, counts = [*one.buckets], [*one.counts]
-        places = [place for place, column in enumerate(self.columns) if column.source == "score"]
-        for at, place in enumerate(places):
+        for at, place in enumerate(self._scored):
             buckets[place], counts[place] = scores.buckets[at], scores.counts[at]
-        return msgspec.structs.replace(one, buckets=buckets, counts=counts, versions={version: one.rows})
+        return msgspec.structs.replace(
+            one,
+            buckets=buckets,
+            counts=counts,
+            segments={
+                name: {
+                    value: self._with_scores(found, scores.segments[name][value])
+                    for value, found in by.items()
+                }
+                for name, by in one.segments.items()
+            },
+            versions={version: one.rows},
+        )
+
+    def _with_scores(self, found: SegmentCounts, scores: SegmentCounts) -> SegmentCounts:
+        missing, outside, sums = [*found.missing], [*found.outside], [*found.bucket_sums]
+        for at, place in enumerate(self._scored):
+            missing[place], outside[place] = scores.missing[at], scores.outside[at]
+            sums[place] = scores.bucket_sums[at]
+        return SegmentCounts(found.rows, missing, outside, sums)
+
+    @property
+    def _scored(self) -> list[int]:
+        return [place for place, column in enumerate(self.columns) if column.source == "score"]
 
     def _scores(self, scored: Scored, threshold: float) -> dict[int, TimeSlice]:
         """What was counted of the scores alone, by the start of the slice."""
         columns = [column for column in self.columns if column.source == "score"]
-        rows = WatchedRows(scored.times_us, score_columns(columns, scored.scores, threshold), [])
+        inside = slice(scored.first, scored.first + len(scored.times_us))
+        segments = {name: values[inside] for name, values in self._segments.items()}
+        rows = WatchedRows(scored.times_us, score_columns(columns, scored.scores, threshold), [], segments)
         slices = counted_slices(columns, rows, self._pipeline.drift.slice_us)
         return {one.start_us: one for one in slices}
 
@@ -144,7 +172,7 @@ def training_scores(problem: Problem, final: LightGBMScorer, unfitted: Floats | 
     fitted = final.score(taken(problem.past.matrix, np.arange(first, last - newest, dtype=np.int64)))
     if unfitted is not None and newest:
         fitted = np.concatenate([alike(fitted, unfitted), unfitted])
-    return Scored(times_us[first:last], fitted)
+    return Scored(first, times_us[first:last], fitted)
 
 
 def alike(scores: Floats, wanted: Floats) -> Floats:

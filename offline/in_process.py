@@ -56,7 +56,8 @@ NEVER_S = 1e9
 
 
 Watch = Callable[[str, Sequence[ListedRecord]], None]
-"""Shown what the roads published: the topic (`predictions`, `outcomes` or `dead-letters`, without prefix) and records."""
+"""Shown what the roads published: the topic without prefix (`predictions`, `dead-letters`, `hop-join` or `outcomes`) and
+records."""
 
 
 @dataclass
@@ -286,5 +287,6 @@ def _shown(topics: PipelineTopics) -> dict[str, str]:
     """What `watch` is shown, by topic: a name without the pipeline's."""
     shown = {topics.predictions.name: "predictions", topics.dead_letters.name: "dead-letters"}
     if topics.learn is not None:
+        shown[topics.learn.hop_join.name] = "hop-join"
         shown[topics.learn.outcomes.name] = "outcomes"
     return shown

@@ -140,7 +140,7 @@ class Told:
             if topic == "predictions":
                 assert record.value is not None
                 self.order.append(("asked", json.loads(record.value)))
-            elif header(record, FRAME) != NOTICE_FRAME:
+            elif topic == "outcomes" and header(record, FRAME) != NOTICE_FRAME:
                 matured = OutcomeCodec(self.pipeline).read(record)[1].matured
                 assert set(matured.kinds) <= LEARNT
                 self.order += [("answered", event_id) for event_id in matured.event_ids]

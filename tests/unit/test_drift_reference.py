@@ -208,7 +208,7 @@ def test_counting_does_not_depend_on_how_the_history_is_cut():
             pa.array(random.choice(["eu-1", "eu-2"], count).tolist(), pa.string()),
         ),
     )
-    scored = Scored(made.times_us, random.random(count))
+    scored = Scored(0, made.times_us, random.random(count))
 
     def counted(cuts: list[int]) -> list[TimeSlice]:
         counts = TrainingCounts(pipeline)
