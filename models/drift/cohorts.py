@@ -25,6 +25,9 @@ from models.maturity import (
     delay_bin,
 )
 
+# Cohorts that are open: a horizon of them and what lies around it. What belongs to more is not counted.
+MOST_OPEN: Final = 4 * COHORTS
+
 # Bins of a score: by its log odds, a step of 1 each, from -8 to 8; a rare class fills several of them.
 SCORE_BINS: Final = 16
 _EDGE: Final = 8.0
@@ -46,7 +49,7 @@ class _Open:
         self.told = False
         self.classes = np.zeros(classes, np.int64)
         self.delays = np.zeros((classes, DELAY_BINS), np.int64)
-        self.losses: dict[str, Ints] = {}
+        self.losses: Ints = np.zeros(LOSS_STEPS, np.int64)
         self.calibration: dict[str, Ints] = {}
 
 
@@ -89,17 +92,17 @@ class Cohorts:
         times_us: Ints,
         places: Ints,
         delays_us: Ints,
-        losses: Mapping[str, Ints],
+        losses: Ints,
         said: Mapping[str, tuple[Floats, npt.NDArray[np.bool_]]],
         sign: int = 1,
     ) -> None:
         """Count n labels, by place of their class.
 
-        By subject, `losses`: in LOSS_UNITS, -1 for none; `said`: what the score said, and whether that came true. With `sign=-1` they are taken out again, as far as their cohort was not handed on.
+        `losses`: of the score, in LOSS_UNITS, -1 for none. By subject, `said`: what the score said, and whether that came true. With `sign=-1` they are taken out again, as far as their cohort was not handed on.
         """
         cohorts = times_us // self._width_us
         for cohort in np.unique(cohorts).tolist():
-            if cohort < self._first:
+            if cohort < self._first or (cohort not in self._open and len(self._open) >= MOST_OPEN):
                 continue
             rows = cohorts == cohort
             known = self._open.setdefault(cohort, _Open(len(self._names)))
@@ -107,27 +110,26 @@ class Cohorts:
                 np.add.at(known.delays, (places[rows], delay_bin(delays_us[rows])), 1)
             if not known.told:
                 np.add.at(known.classes, places[rows], sign)
-                for subject, units in losses.items():
-                    _count_losses(known.losses, subject, units[rows], sign)
+                _count_losses(known.losses, losses[rows], sign)
                 for subject, (scores, came) in said.items():
                     _calibrate(known.calibration, subject, scores[rows], came[rows], sign)
 
-    def mature(self, now_us: int) -> list[tuple[Cohort, dict[str, Floats]]]:
-        """The cohorts that are mature at this known time and were not yet handed on, oldest first; by subject their losses."""
+    def mature(self, now_us: int) -> list[tuple[Cohort, Floats]]:
+        """The cohorts that are mature at this known time and were not yet handed on, oldest first; with the score's losses."""
         found, after_us = [], self.after_us
         for cohort in sorted(self._open):
             end_us, known = (cohort + 1) * self._width_us, self._open[cohort]
             if not known.told and end_us + after_us <= now_us:
                 known.told = True
-                losses = {subject: spread(counts) for subject, counts in sorted(known.losses.items())}
+                losses = spread(known.losses)
                 found.append((self._cohort(cohort, known, losses), losses))
-                known.losses, known.calibration = {}, {}
+                known.losses[:], known.calibration = 0, {}
             if end_us + self._horizon_us <= now_us:
                 self._closed = self._closed * _FORGET + self._open.pop(cohort).delays
                 self._first = cohort + 1
         return found
 
-    def _cohort(self, cohort: int, known: _Open, losses: Mapping[str, Floats]) -> Cohort:
+    def _cohort(self, cohort: int, known: _Open, losses: Floats) -> Cohort:
         classes = {
             name: count for name, count in zip(self._names, known.classes.tolist(), strict=True) if count
         }
@@ -135,8 +137,9 @@ class Cohorts:
             subject: {at: (rows, said, came) for at, (rows, said, came) in enumerate(bins.tolist()) if rows}
             for subject, bins in sorted(known.calibration.items())
         }
-        sums = {subject: _sums(values) for subject, values in losses.items() if len(values)}
-        return Cohort(cohort * self._width_us, (cohort + 1) * self._width_us, classes, sums, calibration)
+        return Cohort(
+            cohort * self._width_us, (cohort + 1) * self._width_us, classes, _sums(losses), calibration
+        )
 
     def state(self) -> dict[str, Any]:
         """Everything, for a snapshot."""
@@ -147,7 +150,7 @@ class Cohorts:
                     "classes": known.classes,
                     "cells": np.flatnonzero(known.delays),
                     "delays": known.delays.ravel()[np.flatnonzero(known.delays)],
-                    "losses": dict(sorted(known.losses.items())),
+                    "losses": known.losses,
                     "calibration": dict(sorted(known.calibration.items())),
                 }
                 for cohort, known in sorted(self._open.items())
@@ -163,7 +166,7 @@ class Cohorts:
             known = self._open[int(cohort)] = _Open(len(self._names))
             known.told, known.classes = kept["told"], kept["classes"]
             known.delays.ravel()[kept["cells"]] = kept["delays"]
-            known.losses, known.calibration = dict(kept["losses"]), dict(kept["calibration"])
+            known.losses, known.calibration = kept["losses"], dict(kept["calibration"])
 
 
 def said_and_came(kind: str, scores: Floats, codes: Floats) -> tuple[Floats, npt.NDArray[np.bool_]]:
@@ -210,11 +213,9 @@ def _sums(losses: Floats) -> LossSums:
     return LossSums(len(losses), int(units.sum()), int((units * units // LOSS_UNITS).sum()))
 
 
-def _count_losses(known: dict[str, Ints], subject: str, units: Ints, sign: int) -> None:
+def _count_losses(known: Ints, units: Ints, sign: int) -> None:
     there = units[units >= 0]
-    if len(there):
-        counts = known.setdefault(subject, np.zeros(LOSS_STEPS, np.int64))
-        np.add.at(counts, np.minimum(there * LOSS_STEPS // LOSS_UNITS, LOSS_STEPS - 1), sign)
+    np.add.at(known, np.minimum(there * LOSS_STEPS // LOSS_UNITS, LOSS_STEPS - 1), sign)
 
 
 def _calibrate(

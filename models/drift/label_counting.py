@@ -27,12 +27,15 @@ from models.drift.time_slice import NULL
 from models.label import Label
 from models.matured import Matured
 from models.maturity import COHORTS, NEVER_US, delay_bin
-from models.outcomes import CORRECTED, MATCHED, UNKNOWN
+from models.outcomes import CORRECTED, MATCHED, NAMES, UNKNOWN
 from models.pipeline import Pipeline
 from models.rolling import MOST_MODELS
 from models.state_bytes import pack_state, unpack_state
 
 FORMAT: Final = 1
+
+_NUMBERS: Final = {name: number for number, name in enumerate(NAMES)}
+_MATCHED, _CORRECTED, _UNKNOWN = (_NUMBERS[name] for name in (MATCHED, CORRECTED, UNKNOWN))
 
 VALUE: Final = "value"
 """The one class of a regression's labels."""
@@ -72,7 +75,7 @@ class LabelCounting:
         known_us = np.where(unknown, NEVER_US, matured.known_us)
         clock_us = np.maximum(np.maximum.accumulate(known_us), self._now_us)
         self._now_us = int(clock_us[-1])
-        starts = np.where(clock_us == NEVER_US, NEVER_US, clock_us // self._length_us * self._length_us)
+        starts = np.where(clock_us == NEVER_US, NEVER_US, clock_us - clock_us % self._length_us)
         found: list[LabelReport] = []
         for start_us in np.unique(starts).tolist():
             if start_us > self._start_us:
@@ -120,14 +123,17 @@ class LabelCounting:
 
     def _count(self, rows: Matured, clock_us: Ints) -> list[LabelReport]:
         """Count rows of the open slice."""
-        unknown = np.fromiter((kind == UNKNOWN for kind in rows.kinds), np.bool_, len(rows))
-        now = unknown | (rows.known_us >= self._start_us - self._length_us)
+        kinds = np.fromiter(map(_NUMBERS.__getitem__, rows.kinds), np.int64, len(rows))
+        now = (kinds == _UNKNOWN) | (rows.known_us >= self._start_us - self._length_us)
         self._behind += int((~now).sum())
-        self._outcomes.update(kind for kind, one in zip(rows.kinds, now.tolist(), strict=True) if one)
+        for kind, count in enumerate(np.bincount(kinds[now]).tolist()):
+            if count:
+                self._outcomes[NAMES[kind]] += count
         learnt, undoing = rows.learnt, rows.undoing
         self._count_classes(rows.codes[now & learnt], 1)
         self._count_classes(rows.replaced[now & undoing], -1)
-        self._count_delays(rows, now)
+        came = now & ((kinds == _MATCHED) | (kinds == _CORRECTED))
+        self._delays.update(delay_bin(rows.known_us[came] - rows.times_us[came]).tolist())
         if undoing.any():
             self._gather(rows.select(undoing), -1)
         if not learnt.any():
@@ -139,17 +145,13 @@ class LabelCounting:
             if count:
                 self._by_class[self._classes[place]] += sign * count
 
-    def _count_delays(self, rows: Matured, now: Any) -> None:
-        came = now & np.fromiter((kind in (MATCHED, CORRECTED) for kind in rows.kinds), np.bool_, len(rows))
-        self._delays.update(delay_bin(rows.known_us[came] - rows.times_us[came]).tolist())
-
     def _gather(self, rows: Matured, sign: int, clock_us: Ints | None = None) -> Sequence[LabelReport]:
         """Put labels into their cohorts, or (-1) take those out that are replaced; measure those that came first."""
         codes = rows.codes if sign > 0 else rows.replaced
         scores, places = _subjects(rows), self._places(codes)
         losses = self._book.losses(scores, codes)
         said = {} if self._kind == "regression" else _said(self._kind, scores, codes)
-        self._cohorts.add(rows.times_us, places, rows.known_us - rows.times_us, losses, said, sign)
+        self._cohorts.add(rows.times_us, places, rows.known_us - rows.times_us, losses[SCORE], said, sign)
         return [] if clock_us is None else self._measure(rows, losses, places, clock_us)
 
     def _measure(

@@ -9,7 +9,7 @@ Everything is a count by name and can be added. What is longer ago than the bloc
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from features.durations import DAY_US
@@ -43,6 +43,7 @@ class LabelHistory:
         self.now_us = NEVER_US  # the beginning of the step that is counted
         self._step: Counts = Counter()
         self._steps: list[Counts] = []
+        self._whole: Counts | None = None  # the sum of all steps, once it was asked for
         self.blocks: list[tuple[int, Counts]] = []
 
     def add(self, time_us: int, counts: Mapping[str, int]) -> bool:
@@ -59,6 +60,10 @@ class LabelHistory:
         return self._sum(
             self.now_us - place * self.step_us >= since_us for place in range(len(self._steps), 0, -1)
         )
+
+    def counted_before(self, name: str) -> int:
+        """How many of one name all blocks have."""
+        return sum(counts[name] for _, counts in self.blocks)
 
     def before(self, until_us: int) -> Counts:
         """Everything remembered that ended before this time."""
@@ -77,7 +82,7 @@ class LabelHistory:
         """Whether a whole window was counted."""
         return len(self._steps) == STEPS
 
-    def _sum(self, chosen: Any) -> Counts:
+    def _sum(self, chosen: Iterable[bool]) -> Counts:
         found: Counts = Counter()
         for counts, one in zip(self._steps, chosen, strict=True):
             if one:
@@ -89,6 +94,7 @@ class LabelHistory:
             return False
         if self.now_us == NEVER_US or start_us - self.now_us > BLOCKS * self.window_us:
             self.now_us, self._step, self._steps, self.blocks = start_us, Counter(), [], []
+            self._whole = None
             return False
         while self.now_us < start_us:
             self._end_step()
@@ -97,6 +103,7 @@ class LabelHistory:
     def _end_step(self) -> None:
         """A step leaves the window into the block that it belongs to."""
         self._steps.append(self._step)
+        self._whole = None
         self._step, self.now_us = Counter(), self.now_us + self.step_us
         if len(self._steps) <= STEPS:
             return
@@ -123,7 +130,7 @@ class LabelHistory:
 
     def restore(self, state: list[Any]) -> None:
         """Go on from a state that `state` gave."""
-        self.now_us = state[0]
+        self.now_us, self._whole = state[0], None
         self._step, self._steps = Counter(state[1]), [Counter(one) for one in state[2]]
         self.blocks = [(start_us, Counter(counts)) for start_us, counts in state[3]]
 

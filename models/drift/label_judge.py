@@ -12,10 +12,11 @@ from typing import Any, Final
 
 import msgspec
 
+from models.drift.columns import SCORE
 from models.drift.concept_judge import ConceptJudge
 from models.drift.label_counting import class_names
 from models.drift.label_history import BLOCKS, NEVER_US, LabelHistory
-from models.drift.label_reports import Cohort, FeedState, LabelReport, LabelSlice, LossChange
+from models.drift.label_reports import ALL, Cohort, FeedState, LabelReport, LabelSlice, LossChange, LossSums
 from models.drift.label_statistics import (
     Deviation,
     Measure,
@@ -219,7 +220,7 @@ class LabelJudge:
         first_us = history.blocks[0][0] if history.blocks else start_us
         rows = "came" if history is self._known else "labels"
         evidence = Evidence(
-            Window(first_us, start_us, history.before(start_us)[rows]),
+            Window(first_us, start_us, history.counted_before(rows)),
             Window(start_us, end_us, history.window()[rows]),
             shares={statistic: (found.expected, now.shown)},
         )
@@ -288,24 +289,24 @@ def _of_slice(slice_: LabelSlice) -> dict[str, int]:
     }
     for one in slice_.losses:
         for name, sums in one.classes.items():
-            for figure, count in zip(
-                ("n", "sum", "squares"), (sums.count, sums.loss, sums.squares), strict=True
-            ):
-                counts[f"loss|{one.subject}|{one.segment}|{name}|{figure}"] = count
+            counts |= _figures(one.subject, one.segment, name, sums)
     return counts
 
 
 def _of_cohort(cohort: Cohort) -> dict[str, int]:
     counts = {f"class|{name}": count for name, count in cohort.classes.items()}
     counts["labels"] = sum(cohort.classes.values())
-    for subject, sums in cohort.losses.items():
-        for figure, count in zip(("n", "sum", "squares"), (sums.count, sums.loss, sums.squares), strict=True):
-            counts[f"loss|{subject}|||{figure}"] = count
+    counts |= _figures(SCORE, ALL, ALL, cohort.losses)
     for subject, bins in cohort.calibration.items():
         for at, figures in bins.items():
             for figure, count in zip(("n", "said", "came"), figures, strict=True):
                 counts[f"calibration|{subject}|{at}|{figure}"] = count
     return counts
+
+
+def _figures(subject: str, segment: str, name: str, sums: LossSums) -> dict[str, int]:
+    key = f"loss|{subject}|{segment}|{name}"
+    return {f"{key}|n": sums.count, f"{key}|sum": sums.loss, f"{key}|squares": sums.squares}
 
 
 def _unknown_share(counts: Mapping[str, int]) -> Measure | None:

@@ -37,15 +37,15 @@ class Losses(msgspec.Struct, array_like=True, frozen=True):
 class Cohort(msgspec.Struct, array_like=True, frozen=True):
     """The outcomes of the events from `start_us` to `end_us` (event time), now that next to all labels are there.
 
-    `classes`: how many by class. `losses`, by subject: as in `Losses`, over all classes. `calibration`, by subject and bin of
-    the score: how many, the sum of what was said (in SCORE_UNITS), and how many came true; of several classes it is the
+    `classes`: how many by class. `losses`: of the score, over all classes. `calibration`, by subject and bin of the score: how
+    many, the sum of what was said (in SCORE_UNITS), and how many came true; of several classes it is the
     likeliest one that was said. Empty of a regression.
     """
 
     start_us: int
     end_us: int
     classes: dict[str, int]
-    losses: dict[str, LossSums]
+    losses: LossSums
     calibration: dict[str, dict[int, tuple[int, int, int]]]
 
 

@@ -33,7 +33,7 @@ class LossBook:
         self._units: dict[str, list[float]] = {}  # regression: by subject how many errors, and their sum
         self._series: dict[tuple[str, str], KnownLosses] = {}
         self._sums: dict[tuple[str, str], Ints] = {}
-        self._mature: dict[str, LossStream] = {}
+        self._mature = LossStream()
 
     def losses(self, scores: Mapping[str, Floats], codes: Floats) -> dict[str, Ints]:
         """By subject what was served has cost with these labels: int64[n] in LOSS_UNITS, -1 where there was no score."""
@@ -56,18 +56,14 @@ class LossBook:
                     found += self._by_value(name, values, rows, units, places, known_us)
         return [change for _, change in sorted(found, key=lambda one: one[0])]
 
-    def mature(self, losses: Mapping[str, Floats], cohort: Cohort, at_us: int) -> list[LossChange]:
-        """Take the losses (0 to 1) of a cohort that is mature; their changes."""
-        found = []
-        for subject, values in losses.items():
-            if subject not in self._mature and len(self._mature) >= MOST_MODELS:
-                continue
-            stream, rest = self._mature.setdefault(subject, LossStream()), values.tolist()
-            while rest:
-                taken, sides = stream.follow(rest, [cohort.start_us] * len(rest))
-                rest = rest[taken:]
-                if sides is not None:
-                    found.append(LossChange(subject, ALL, "mature", at_us, *sides))
+    def mature(self, losses: Floats, cohort: Cohort, at_us: int) -> list[LossChange]:
+        """Take the score's losses (0 to 1) of a cohort that is mature; their changes."""
+        found, rest = [], losses.tolist()
+        while rest:
+            taken, sides = self._mature.follow(rest, [cohort.start_us] * len(rest))
+            rest = rest[taken:]
+            if sides is not None:
+                found.append(LossChange(SCORE, ALL, "mature", at_us, *sides))
         return found
 
     def _by_value(
@@ -162,7 +158,7 @@ class LossBook:
             dict(self._units),
             [[*key, series.state()] for key, series in self._series.items()],
             [[*key, sums] for key, sums in self._sums.items()],
-            [[subject, stream.state()] for subject, stream in self._mature.items()],
+            self._mature.state(),
         ]
 
     def restore(self, state: list[Any]) -> None:
@@ -173,4 +169,4 @@ class LossBook:
         for subject, segment, kept in series:
             one = self._series[subject, segment] = KnownLosses(subject, segment, len(self._classes))
             one.restore(kept)
-        self._mature = {subject: LossStream.restored(kept) for subject, kept in mature}
+        self._mature = LossStream.restored(mature)

@@ -23,7 +23,7 @@ from features.plan import Floats, Ints
 from models.drift.label_reports import LOSS_UNITS, LossChange, Side
 
 # ADWIN's confidence, and labels between two looks. docs/decisions/0041 has what they cost in false alarms and in delay.
-DELTA: Final = 0.002
+DELTA: Final = 0.02
 CLOCK: Final = 32
 
 # Sums are remembered from look to look, ever further apart the older they are (each at least this much older than the one
