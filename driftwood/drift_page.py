@@ -59,6 +59,7 @@ def rendered(**figures: Any) -> str:
         "statistic": statistic,
         "lasted": lasted,
         "changes": changes,
+        "sentence": lambda text: text[:1].upper() + text[1:],
     }
     return environment.get_template(TEMPLATE).render(levels=LEVELS, raises=RAISES, clears=CLEARS, **figures)
 

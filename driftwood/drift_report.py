@@ -75,7 +75,7 @@ class FeatureRow:
         if self.loud:
             return "has moved"
         if self.found.psi >= MUCH:
-            return "differs; within the budget of false alarms"
+            return "differs, below its threshold"
         return "differs a little" if self.found.psi >= SOME else "as usual"
 
 
