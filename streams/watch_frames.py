@@ -150,7 +150,7 @@ def read_dead(value: bytes) -> dict[int, dict[str, int]]:
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(dict[int, dict[str, int]]).decode
 
-MOST_UPSTREAMS: Final = 10_000
+MOST_UPSTREAMS: Final = 1_000
 """Names of upstream partitions that are remembered: a sender that makes names up must not fill the memory."""
 
 

@@ -128,7 +128,7 @@ def test_addresses_name_services_and_listeners():
 
 
 def test_what_keeps_running_has_a_health_check_a_memory_limit_and_a_restart():
-    assert set(LASTING) == {"kafka", "redis", "worker", "learner"}
+    assert set(LASTING) == {"kafka", "redis", "worker", "learner", "monitor"}
     for service in LASTING.values():
         assert service["healthcheck"]["test"][0] == "CMD" and service["mem_limit"]
         assert service["restart"] == "unless-stopped"
@@ -151,16 +151,17 @@ def test_redis_keeps_a_log_and_never_evicts():
     assert "--appendonly yes" in command and "--maxmemory-policy noeviction" in command
 
 
-@pytest.mark.parametrize("name", ["worker", "learner"])
+@pytest.mark.parametrize("name", ["worker", "learner", "monitor"])
 def test_a_worker_may_finish_its_stop(name):
     patience = parse_duration(OURS[name]["stop_grace_period"])
     assert patience > 1.5 * Settings().stop_timeout
 
 
-def test_worker_and_learner_run_one_pipeline_and_see_one_folder_of_models_and_key():
-    assert OURS["worker"]["command"][1:] == OURS["learner"]["command"][1:]
-    assert OURS["worker"]["environment"] == OURS["learner"]["environment"]
-    assert OURS["worker"]["volumes"] == OURS["learner"]["volumes"]
+@pytest.mark.parametrize("name", ["learner", "monitor"])
+def test_all_processes_run_one_pipeline_and_see_one_folder_of_models_and_key(name):
+    assert OURS["worker"]["command"][1:] == OURS[name]["command"][1:]
+    assert OURS["worker"]["environment"] == OURS[name]["environment"]
+    assert OURS["worker"]["volumes"] == OURS[name]["volumes"]
 
 
 def test_the_worker_runs_as_an_ordinary_user_that_cannot_write_the_code():
