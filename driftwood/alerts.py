@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -39,7 +39,6 @@ class Decisions:
         It is while every one of its signals is: what joins an alert and is not silenced gives it its voice back.
 
         Example:
-            >>> from datetime import UTC
             >>> from models.drift.signals import Signal
             >>> amount = Signal("data", "amount", "ks", 0, 0.3, 0.1, 3.0)
             >>> alert = Alert("a", "raised", 0, "one", "warning", "", "", "", ("data",), (amount,), None, (), "")
@@ -149,14 +148,15 @@ def as_data(life: AlertLife, decisions: Decisions, now: datetime) -> dict[str, A
 
 
 def since_us(text: str, now: datetime) -> int:
-    """Microseconds since the epoch: of a time (RFC 3339, or a date), or so long before `now` as a duration says.
+    """Microseconds since the epoch: of a time (RFC 3339, or a date; UTC without an offset), or so long before `now` as a duration says.
 
     Raises DeveloperError for anything else.
     """
     try:
-        return moment_us(text if "T" in text else f"{text}T00:00:00Z")
+        found = datetime.fromisoformat(text)
+        return round((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp() * 1e6)
     except ValueError:
-        pass
+        pass  # then it is a duration
     try:
         return round(now.timestamp() * 1e6) - duration_us(text, "--since")
     except PipelineError:

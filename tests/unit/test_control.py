@@ -9,8 +9,12 @@ import pytest
 
 from streams.control import (
     COMMAND,
+    AlertAck,
+    AlertSilence,
+    AlertUnsilence,
     ControlState,
     LearnerCommand,
+    RetrainRequest,
     ServeModeChange,
     decoded,
     encoded,
@@ -30,7 +34,14 @@ def mode(which: str) -> bytes:
 
 
 def test_records_are_read_back_as_they_were():
-    for record in (ServeModeChange("champion", AT, "ann"), RESET, LearnerCommand("restore", "t", AT, "b", 7)):
+    about_learners = (RESET, LearnerCommand("restore", "t", AT, "b", 7))
+    about_alerts = (
+        AlertAck("shop/data/amount/1", AT, "ann", "known"),
+        AlertSilence(AT, AT, "ann", level="data"),
+        AlertUnsilence(AT, "ann", subject="amount"),
+        RetrainRequest("shop/data/amount/1", "amounts have grown", AT, "drift watch"),
+    )
+    for record in (ServeModeChange("champion", AT, "ann"), *about_learners, *about_alerts):
         assert decoded(encoded(record)) == record
 
 
@@ -67,10 +78,18 @@ def test_a_decision_about_a_learner_stands_in_outcomes_with_its_place_in_control
     assert first.value == second.value and dict(second.headers)[COMMAND] == b"41"
 
 
-def test_a_decision_about_what_answers_stands_in_control_alone():
+@pytest.mark.parametrize(
+    "record", [ServeModeChange("champion", AT, "ann"), AlertAck("shop/data/amount/1", AT, "ann")]
+)
+def test_a_decision_about_what_answers_or_alerts_stands_in_control_alone(record):
     broker, topics = Broker(), pipeline_topics("shop", ["card"], Settings(), learns=True).learning
-    asyncio.run(decide(ServeModeChange("champion", AT, "ann"), topics, "v1", broker))
+    asyncio.run(decide(record, topics, "v1", broker))
     assert [message.topic for message in broker.messages] == ["shop.control"]
+
+
+def test_decisions_about_alerts_change_nothing_of_what_answers():
+    ack = encoded(AlertAck("shop/data/amount/1", AT, "ann"))
+    assert fold(ControlState(), [(0, mode("champion")), (1, ack)]) == ControlState("champion", 1)
 
 
 def test_a_worker_begins_in_the_mode_that_was_decided_before_it_and_hears_of_the_next(
