@@ -57,7 +57,7 @@ def number_buckets(values: Floats) -> Ints:
         (np.True_, np.True_, np.True_)
     """
     sizes = np.abs(values)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         steps = np.ceil(np.log(sizes / SMALLEST) * (1 / np.log(GAMMA)))
     steps = np.clip(np.where(sizes > SMALLEST, steps, 0.0), 0, _STEPS)
     found = _ZERO + np.copysign(steps, values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -10,11 +11,12 @@ import msgspec
 import numpy as np
 
 from features.durations import DAY_US, HOUR_US
-from features.plan import Floats, Ints
+from features.plan import Floats
 from models.drift.columns import Column
 from models.drift.feed_rates import FeedCounts, feed_counts, feed_signals
 from models.drift.findings import Findings
-from models.drift.measures import Measure, Windows
+from models.drift.growing_rows import GrowingRows
+from models.drift.measures import Measure, Measures, Windows
 from models.drift.reference import Reference, largest_in
 from models.drift.season import cells_of, hours_of
 from models.drift.signals import CLEARS, Evidence, Signal
@@ -62,7 +64,6 @@ class DataJudge:
         self._made_us = 0
         self._reference: Reference | None = None
         self._thresholds: Thresholds | None = None
-        self._tallies: list[Ints] = []
         self._use(None if self._trailing_us else reference)
 
     @property
@@ -111,17 +112,31 @@ class DataJudge:
         ready = reference is not None and reference.ready
         budget = self._drift.false_alarms_a_month
         self._thresholds = calibrated(reference, budget) if reference is not None and ready else None
-        self._tallies = [reference.layout.of(one) for one in self._slices] if reference is not None else []
+        width = reference.layout.count if reference is not None else 0
+        self._found, self._expected, self._rows = GrowingRows(width), GrowingRows(width), GrowingRows(1)
+        for one in self._slices if reference is not None else ():
+            self._put(one)
+
+    def _put(self, slice_: TimeSlice) -> None:
+        """What was counted of this slice, and what the reference lets expect of it."""
+        reference = self._reference
+        if reference is None:
+            return
+        found, start = reference.layout.of(slice_), np.array(slice_.start_us)
+        self._found.append(found.astype(np.float64))
+        self._expected.append(found[reference.layout.parts_of] * reference.shares[cells_of(start)])
+        self._rows.append(reference.hourly[hours_of(start)] * slice_.length_us / HOUR_US)
 
     def _take(self, slice_: TimeSlice, dead: Mapping[str, int]) -> None:
         self._slices.append(slice_)
         self._packed.append(zlib.compress(encoded(slice_), 1))
-        if self._reference is not None:
-            self._tallies.append(self._reference.layout.of(slice_))
+        self._put(slice_)
         window = self._drift.window_us
         kept_us = max(LONG_WINDOWS * window, self._trailing_us + window + REMADE_US)
         old = sum(one.start_us < slice_.end_us - kept_us for one in self._slices[:8])
-        del self._slices[:old], self._packed[:old], self._tallies[:old]
+        del self._slices[:old], self._packed[:old]
+        for rows in (self._found, self._expected, self._rows):
+            rows.forget(old if self._reference is not None else 0)
         counts = feed_counts(slice_.start_us, slice_.end_us, slice_.rows, slice_.late, dead)
         self._feed.append(counts)
         while self._feed[0].start_us < slice_.end_us - (LONG_WINDOWS + 1) * window:
@@ -160,9 +175,8 @@ class DataJudge:
     def _of_window(
         self, reference: Reference, thresholds: Thresholds, number: int, first_us: int
     ) -> list[Signal]:
-        skipped = sum(one.start_us < first_us for one in self._slices)
-        slices = self._slices[skipped:]
-        windows = self._windows(reference, slices, np.array(self._tallies[skipped:]), whole=number == 0)
+        slices = self._slices[bisect_left(self._slices, first_us, key=lambda one: one.start_us) :]
+        windows = self._windows(reference, slices, whole=number == 0)
         values, distances = reference.measures.measured(windows)
         psi = reference.measures.stability(windows)[0]
         findings = Findings(reference, slices, windows.found[0], windows.expected[0], psi)
@@ -171,19 +185,14 @@ class DataJudge:
         strengths = thresholds.strengths(distances, number)[0]
         return self._signals(reference, thresholds, number, values[0], strengths, findings, slices[-1].end_us)
 
-    def _windows(
-        self, reference: Reference, slices: Sequence[TimeSlice], tallies: Ints, *, whole: bool
-    ) -> Windows:
-        starts = np.array([one.start_us for one in slices], np.int64)
-        expected = tallies[:, reference.layout.parts_of] * reference.shares[cells_of(starts)]
-        lengths = np.array([one.length_us for one in slices]) / HOUR_US
-        usual = (reference.hourly[hours_of(starts)] * lengths).sum()
+    def _windows(self, reference: Reference, slices: Sequence[TimeSlice], *, whole: bool) -> Windows:
+        found, expected, rows = (
+            kept.newest(len(slices)).sum(axis=0)[None, :]
+            for kept in (self._found, self._expected, self._rows)
+        )
         usual_largest = reference.usual_largest[None, :]
         largest = largest_in(self._columns, slices)[None, :] if whole else usual_largest
-        found = tallies.sum(axis=0, dtype=np.float64)
-        return Windows(
-            found[None, :], expected.sum(axis=0)[None, :], np.array([usual]), largest, usual_largest
-        )
+        return Windows(found, expected, rows[:, 0], largest, usual_largest)
 
     def _by_convention(
         self, reference: Reference, psi: Floats, findings: Findings, at_us: int
@@ -207,7 +216,7 @@ class DataJudge:
         findings: Findings,
         at_us: int,
     ) -> list[Signal]:
-        chosen = self._chosen(reference.measures.all, strengths)
+        chosen = self._chosen(reference.measures, strengths)
         peaks = thresholds.peaks[number]
         found = []
         for rank, place in enumerate(chosen):
@@ -229,25 +238,22 @@ class DataJudge:
             )  # fmt: skip
         return found
 
-    def _chosen(self, measures: Sequence[Measure], strengths: Floats) -> list[int]:
+    def _chosen(self, measures: Measures, strengths: Floats) -> list[int]:
         """Those that stand or stood, the strongest first. Of a column's segments only one, and if it says more than all rows."""
         order = np.argsort(-strengths, kind="stable")
         kept: list[int] = []
         taken: set[str] = set()
-        for place in order.tolist():
-            measure = measures[place]
-            stood = bool(self._active) and name_of(measure) in self._active
-            if strengths[place] < CLEARS and not stood:
-                continue
-            if measure.group < 0 or measure.subject not in taken or stood:
+        stood = (
+            np.array([name in self._active for name in measures.names]) if self._active else np.zeros(1, bool)
+        )
+        for place in order[
+            (strengths >= CLEARS)[order] | np.broadcast_to(stood, order.shape)[order]
+        ].tolist():
+            measure = measures.all[place]
+            if measure.group < 0 or measure.subject not in taken or measures.names[place] in self._active:
                 kept.append(place)
             taken.add(measure.subject)
         return kept
-
-
-def name_of(measure: Measure) -> str:
-    """The name of this measure's signal."""
-    return Signal(measure.level, measure.subject, measure.statistic, 0, 0.0, 0.0, 0.0, measure.segment).name
 
 
 def _top(measures: Sequence[Measure], strengths: Floats) -> dict[str, float]:

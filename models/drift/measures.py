@@ -17,7 +17,7 @@ from models.drift.bins import Bins, Histogram, seen
 from models.drift.buckets import GAMMA
 from models.drift.distances import largest_difference, share_distance, stability_index, total_variation
 from models.drift.estimate import moments
-from models.drift.signals import Level
+from models.drift.signals import Level, Signal
 from models.drift.tallies import Tallies
 
 # Fewer rows in a window say nothing about a distribution.
@@ -39,6 +39,11 @@ class Measure:
     place: int = -1
     group: int = -1
     segment: str = ""
+
+    @property
+    def name(self) -> str:
+        """The name of its signals."""
+        return Signal(self.level, self.subject, self.statistic, 0, 0.0, 0.0, 0.0, self.segment).name
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,6 +134,11 @@ class Measures:
                     for place in self._group_places.tolist()
                 ]
         return (*found, Measure("data", "volume", "log_ratio"))
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The name of each measure's signals."""
+        return tuple(measure.name for measure in self.all)
 
     @cached_property
     def chance(self) -> tuple[Floats, Floats]:

@@ -36,6 +36,8 @@ LONG_WINDOWS: Final = 7
 BLOCK_DAYS: Final = 7
 MONTHS: Final = 400
 TAIL_PEAKS: Final = 10
+# On top of it all: sixty days hold few moments of what moves with a month, and their mean and spread are known no better.
+MARGIN: Final = 1.1
 # However calm a short reference was: chance alone goes that far in a month of thirty measures.
 FEWEST_SPREADS: Final = 4.5
 
@@ -149,13 +151,13 @@ def _limit(path: Floats, reference: Reference, budget: float) -> float:
     peaks = np.sort(_peaks(path, window))[::-1]
     count = min(TAIL_PEAKS, len(peaks) - 1)
     if count < 1:
-        return float(max(peaks[0], FEWEST_SPREADS))
+        return float(max(MARGIN * peaks[0], FEWEST_SPREADS))
     base, rate = float(peaks[count]), count / months
     excess = float((peaks[:count] - base).mean())
     # The tail of an exponential distribution whose mean is known from `count` values only: a little heavier than its own.
     ratio = max(rate / budget, 1.0)
     tail = base + count * excess * (ratio ** (1 / count) - 1)
-    return max(float(tail), _of_blocks(path, reference, budget), FEWEST_SPREADS)
+    return max(MARGIN * float(tail), MARGIN * _of_blocks(path, reference, budget), FEWEST_SPREADS)
 
 
 def _peaks(path: Floats, window: int) -> Floats:
