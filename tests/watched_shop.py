@@ -43,25 +43,30 @@ class Order(msgspec.Struct):
 
 customer = Entity("customer")
 
-shop = Pipeline(
-    "shop",
-    event=Order,
-    id="order_id",
-    time="at",
-    features=[
-        "amount",
-        categorical("country"),
-        "weight_kg",
-        "age",
-        customer.count("1d"),
-        customer.mean("amount", "7d"),
-    ],
-    label=Label("returned", horizon="14d"),
-    online=[scaled_logistic()],
-    allow_personal=["age"],
-    drift=Drift(time_slice="4h"),
-)
 
+def shop_called(name: str) -> Pipeline:
+    """The shop's pipeline under this name."""
+    return Pipeline(
+        name,
+        event=Order,
+        id="order_id",
+        time="at",
+        features=[
+            "amount",
+            categorical("country"),
+            "weight_kg",
+            "age",
+            customer.count("1d"),
+            customer.mean("amount", "7d"),
+        ],
+        label=Label("returned", horizon="14d"),
+        online=[scaled_logistic()],
+        allow_personal=["age"],
+        drift=Drift(time_slice="4h"),
+    )
+
+
+shop = shop_called("shop")
 COLUMNS = watched_columns(shop)
 
 
