@@ -23,6 +23,7 @@ import pyarrow as pa
 
 from driftwood.answers import Answers
 from driftwood.by_period import Judged, Period
+from driftwood.demo_monitor import WATCHED_TOPICS
 from driftwood.demo_sender import Timed
 from driftwood.demo_stream import DemoStream, Watched, Workers
 from driftwood.demo_why import explained
@@ -96,7 +97,7 @@ def run_demo(
     stage("Starting the embedded broker, a Redis and the workers")
     with (
         _surroundings(pipeline, settings, folder) as (local, topics),
-        _workers(name, local, topics, folder) as workers,
+        _workers(name, local, topics, folder, watched=example.WATCHED) as workers,
     ):
         stage(
             f"Streaming the events from {example.STREAMED[0]} to {example.STREAMED[1]}, and labels as they came"
@@ -134,15 +135,22 @@ def _judged(
 
 
 @contextmanager
-def _workers(name: str, settings: Settings, topics: PipelineTopics, folder: Path) -> Iterator[Workers]:
+def _workers(
+    name: str, settings: Settings, topics: PipelineTopics, folder: Path, *, watched: bool
+) -> Iterator[Workers]:
     with ExitStack() as stack:
         predict = stack.enter_context(WorkerChild(name, settings, folder / "worker.log"))
         learn = None
         if topics.learn is not None:
             learn = stack.enter_context(WorkerChild(name, settings, folder / "learner.log", command="learn"))
             learn.wait_until_ready(LEARNT_TOPICS)
+        monitor = None
+        if watched:
+            log = folder / "monitor.log"
+            monitor = stack.enter_context(WorkerChild(name, settings, log, command="monitor"))
+            monitor.wait_until_ready(WATCHED_TOPICS)
         predict.wait_until_ready(PARTITIONS * (1 + len(topics.hops)))
-        yield Workers(predict, learn)
+        yield Workers(predict, learn, monitor)
 
 
 def _streams(

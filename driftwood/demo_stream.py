@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from driftwood.answers import Answers, Reader
 from driftwood.demo_labels import OutcomeReader, label_to_weights_s
+from driftwood.demo_monitor import DemoMonitor
 from driftwood.demo_sender import MergedSender, Timed
 from driftwood.demo_worker import WorkerChild
 from features.errors import OperatorError
@@ -35,7 +36,7 @@ LABELS_IN_STEP = 200
 
 @dataclass(frozen=True)
 class Standing:
-    """How far the demo has come, for the live view."""
+    """How far the demo has come, for the live view; `alerts` that are open, None where nobody watches."""
 
     total: int
     sent: int
@@ -43,6 +44,7 @@ class Standing:
     answers: Answers
     dead_letters: int
     labels: int
+    alerts: int | None = None
 
 
 Watched = Callable[[Standing], None]
@@ -61,13 +63,15 @@ class Acting(Protocol):
 
 @dataclass(frozen=True)
 class Workers:
-    """The processes of a demo; `learn` None where the pipeline does not learn."""
+    """The processes of a demo; `learn` None where the pipeline does not learn, `monitor` None where nobody watches."""
 
     predict: WorkerChild
     learn: WorkerChild | None
+    monitor: WorkerChild | None = None
 
     def __iter__(self) -> Iterator[WorkerChild]:
-        return iter([self.predict, *([self.learn] if self.learn else [])])
+        every = (self.predict, self.learn, self.monitor)
+        return iter([worker for worker in every if worker is not None])
 
 
 class DemoStream:
@@ -85,6 +89,7 @@ class DemoStream:
         actor: Acting | None = None,
     ) -> None:
         self._pipeline, self._settings, self._topics, self._workers = pipeline, settings, topics, workers
+        self._monitor = None if workers.monitor is None else DemoMonitor(workers.monitor, settings, topics)
         self._actor = actor
         self._blocked: AbstractSet[str] = actor.blocked if actor else frozenset()
         self.answers = Answers()
@@ -117,6 +122,7 @@ class DemoStream:
             "cpu_us_per_event": round((self._workers.predict.cpu_s() - cpu_s) / count * 1e6, 1),
             "latency_ms": self.answers.latency_ms(),
             **self._learnt(self._sender),
+            **({} if self._monitor is None else {"alerts": self._monitor.alerts()}),
         }
 
     def _learnt(self, sender: MergedSender) -> dict[str, Any]:
@@ -152,7 +158,8 @@ class DemoStream:
             joined, now = self._joined(), time.monotonic()
             moved = now if answered + joined > done else moved
             done = answered + joined
-            watched(Standing(total, sender.sent[0], now - began, self.answers, dead, joined))
+            alerts = None if self._monitor is None else self._monitor.open_alerts
+            watched(Standing(total, sender.sent[0], now - began, self.answers, dead, joined, alerts))
             missing = max(sender.sent[0] - answered, 0) + max(sum(sender.sent[1:]) - joined, 0)
             if not sending and self._failure is None and not missing:
                 return dead

@@ -38,6 +38,8 @@ def live(standing: Standing) -> Panel:
     figures.add_row("dead letters", f"{standing.dead_letters:,}", "late", f"{answers.late:,}")
     if standing.labels:
         figures.add_row("labels joined", f"{standing.labels:,}", "snapshot", _snapshot(answers))
+    if standing.alerts is not None:
+        figures.add_row("open alerts", f"{standing.alerts:,}", "", "")
     bar = ProgressBar(total=max(standing.total, 1), completed=done)
     return Panel(Group(figures, bar, _histogram(answers)), title="driftwood", border_style="cyan")
 
@@ -74,7 +76,14 @@ def summary(result: DemoResult) -> str:
         ("picture", str(result.picture)),
         ("folder", f"{result.folder}: also summary.json, the logs, and why.txt, one answer explained"),
     ]
-    return "\n".join([*map(_line, lines), "", *_quality(result), "", *map(_line, ends)])
+    alerts = [_alert(one) for one in figures.get("alerts", [])]
+    watched = ["", *(alerts or ["no alert"])] if "alerts" in figures else []
+    return "\n".join([*map(_line, lines), *watched, "", *_quality(result), "", *map(_line, ends)])
+
+
+def _alert(alert: Mapping[str, Any]) -> str:
+    until = f"to {alert['resolved']}" if alert["resolved"] else "still open"
+    return _line(("alert", f"{alert['raised']} {until}, {alert['severity']}: {alert['title']}"))
 
 
 def _line(told: tuple[str, str]) -> str:

@@ -253,8 +253,8 @@ class SliceWatch:
     def _count(self, rows: WatchedRows) -> None:
         starts: Ints = rows.times_us // self._length_us * self._length_us
         newest = int(starts.max())
-        if self._open_us is None:
-            self._open_us = self._start(int(rows.times_us.max()) - self._grace_us)
+        if self._open_us is None:  # of replayed history one record may span hours
+            self._open_us = max(int(starts.min()), newest - MOST_OPEN * self._length_us)
         if int(starts.min()) == newest >= self._open_us:  # nearly always
             self._slice(newest).add(rows)
             return

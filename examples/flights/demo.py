@@ -19,6 +19,9 @@ FIGURES = ("auc", "log_loss")
 EVERY: Literal["month", "week"] = "month"
 TITLE = "January to March 2013 train, labels at landing time"
 
+# Whether a monitor runs beside the workers.
+WATCHED = False
+
 
 def actor() -> None:
     """Nobody acts on these predictions: late flights are late all the same."""

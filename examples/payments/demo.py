@@ -18,6 +18,7 @@ __all__ = [
     "TITLE",
     "TRAINING",
     "TRAIN_UNTIL",
+    "WATCHED",
     "actor",
     "outcomes",
     "prepare",
@@ -34,6 +35,9 @@ STREAMED = (date(2024, 5, 1), date(2024, 6, 16))
 FIGURES = ("ap", "card_precision_100")
 EVERY: Literal["month", "week"] = "week"
 TITLE = "April trains, labels 7 days late (of what is blocked none), a new fraud from 13 May on"
+
+# Whether a monitor runs beside the workers.
+WATCHED = True
 
 
 def actor() -> Bank:

@@ -84,10 +84,19 @@ def test_a_row_of_a_slice_that_was_handed_on_is_late_in_the_oldest_open_one():
     assert counted.watch.counts["late"] == 1
 
 
+def test_the_rows_of_a_first_record_that_spans_hours_are_not_late():
+    counted = Counted()
+    counted.serve(*(START_US + hour * HOUR for hour in range(10)))
+    counted.idle(START_US + 20 * HOUR)
+    assert [one.rows for one in counted.slices] == [1] * 10 + [0] * 9
+    assert counted.watch.counts["late"] == 0
+
+
 def test_a_wildly_old_first_row_is_late_and_makes_no_years_of_slices():
     counted = Counted()
-    assert counted.serve(START_US - 24 * 365 * HOUR, START_US) == []
-    assert counted.serve(START_US + 2 * HOUR) == [-1, 0]
+    counted.serve(START_US - 24 * 365 * HOUR, START_US)
+    counted.serve(START_US + 2 * HOUR)
+    assert len(counted.slices) == MOST_OPEN + 1
     assert sum(one.late for one in counted.slices) == 1
 
 
