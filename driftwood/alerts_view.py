@@ -10,6 +10,7 @@ from driftwood.drift_series import AlertLife
 from driftwood.why_view import Block
 from models.drift.alert import Alert, moment
 from models.drift.signals import Evidence, Signal, Window
+from models.drift.titles import statistic_words
 
 HEADINGS = ("#", "status", "severity", "raised", "newest", "levels", "what", "")
 
@@ -85,7 +86,7 @@ def _signal(signal: Signal) -> list[str]:
     psi = signal.evidence.psi
     return [
         _name(signal),
-        signal.statistic.replace("_", " "),
+        statistic_words(signal.statistic),
         _number(signal.value),
         _number(signal.threshold),
         f"{signal.strength:.1f}",
@@ -108,7 +109,10 @@ def _evidence(signal: Signal) -> Iterator[Block]:
         if window is not None
     ]
     yield Block(
-        f"evidence: {_name(signal)}, {signal.statistic}", windows, ("", "before", "now") if rows else (), rows
+        f"evidence: {_name(signal)}, {statistic_words(signal.statistic)}",
+        windows,
+        ("", "before", "now") if rows else (),
+        rows,
     )
 
 

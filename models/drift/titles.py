@@ -78,9 +78,19 @@ def title(pipeline: str, signals: Sequence[Signal]) -> str:
     return f"{pipeline}: {_MOVED[leading]}: {_told(first)}{others}"
 
 
+def statistic_words(statistic: str) -> str:
+    """What a statistic is called among people.
+
+    Example:
+        >>> statistic_words("ks"), statistic_words("total_variation")
+        ('KS distance', 'total variation')
+    """
+    return _STATISTICS.get(statistic, statistic.replace("_", " "))
+
+
 def _told(signal: Signal) -> str:
     place = f" ({signal.segment})" if signal.segment else ""
-    measured = f"{_STATISTICS.get(signal.statistic, signal.statistic.replace('_', ' '))} {signal.value:.3g}"
+    measured = f"{statistic_words(signal.statistic)} {signal.value:.3g}"
     return f"{signal.subject}{place}, {measured}, {signal.strength:.1f} times its threshold"
 
 
