@@ -16,7 +16,7 @@ from features.durations import DAY_US
 
 # Four weeks of days: each day of the week four times.
 BLOCKS: Final = 28
-STEPS: Final = 24
+MOST_STEPS: Final = 24
 
 NEVER_US: Final = -(2**62)
 
@@ -38,8 +38,10 @@ class LabelHistory:
     """
 
     def __init__(self, window_us: int, slice_us: int) -> None:
-        self.step_us = max(slice_us, max(window_us, DAY_US) // STEPS)
-        self.window_us = self.step_us * STEPS
+        window_us = max(window_us, DAY_US)
+        self.step_us = -(-window_us // MOST_STEPS // slice_us) * slice_us  # whole slices
+        self.steps = -(-window_us // self.step_us)
+        self.window_us = self.step_us * self.steps
         self.now_us = NEVER_US  # the beginning of the step that is counted
         self._step: Counts = Counter()
         self._steps: list[Counts] = []
@@ -80,7 +82,7 @@ class LabelHistory:
     @property
     def complete(self) -> bool:
         """Whether a whole window was counted."""
-        return len(self._steps) == STEPS
+        return len(self._steps) == self.steps
 
     def _sum(self, chosen: Iterable[bool]) -> Counts:
         found: Counts = Counter()
@@ -105,9 +107,9 @@ class LabelHistory:
         self._steps.append(self._step)
         self._whole = None
         self._step, self.now_us = Counter(), self.now_us + self.step_us
-        if len(self._steps) <= STEPS:
+        if len(self._steps) <= self.steps:
             return
-        left_us = self.now_us - (STEPS + 1) * self.step_us
+        left_us = self.now_us - (self.steps + 1) * self.step_us
         block_us = left_us // self.window_us * self.window_us
         if not self.blocks or self.blocks[-1][0] != block_us:
             self.blocks.append((block_us, Counter()))
@@ -117,7 +119,7 @@ class LabelHistory:
 
     def full_blocks(self) -> list[tuple[int, Counts]]:
         """The blocks of which every step was counted."""
-        return [(start_us, counts) for start_us, counts in self.blocks if counts[STEPS_COUNTED] == STEPS]
+        return [(start_us, counts) for start_us, counts in self.blocks if counts[STEPS_COUNTED] == self.steps]
 
     def state(self) -> list[Any]:
         """Everything, for a snapshot."""

@@ -26,6 +26,8 @@ from models.drift.label_reports import LOSS_UNITS, LossChange, Side
 DELTA: Final = 0.02
 CLOCK: Final = 32
 
+_RIVER: Final = version("river")
+
 # Sums are remembered from look to look, ever further apart the older they are (each at least this much older than the one
 # after it), so that a change is found to about an eighth of the labels since. Thinned when there are so many.
 _APART: Final = 1.125
@@ -106,7 +108,7 @@ class LossStream:
         """Everything, for a snapshot. River's window is written by River itself, as flat bytes."""
         return {
             "window": self._adwin._helper.__getstate__(),  # noqa: SLF001  # bytes; its pickle would be these and names
-            "river": version("river"),
+            "river": _RIVER,
             "sums": [self.count, self._total, self._squares],
             "marks": [list(mark) for mark in self._marks],
         }
@@ -115,7 +117,7 @@ class LossStream:
     def restored(cls, state: dict[str, Any]) -> LossStream:
         """The stream that gave this state. Of another release of River nothing is read: the series begins anew."""
         stream = cls()
-        if state["river"] != version("river"):
+        if state["river"] != _RIVER:
             return stream
         stream._adwin._helper.__setstate__(state["window"])  # noqa: SLF001  # the counterpart of `state`
         stream.count, stream._total, stream._squares = state["sums"]
