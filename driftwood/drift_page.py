@@ -12,6 +12,7 @@ from driftwood.drift_compared import Pair, number
 from driftwood.drift_pictures import Picture
 from models.drift.alert import moment
 from models.drift.signals import CLEARS, RAISES, Level, Signal
+from models.drift.titles import statistic_words
 
 TEMPLATE: Final = "drift_page.html"
 
@@ -23,17 +24,6 @@ LEVELS: Final[Mapping[Level, tuple[str, str]]] = {
     "concept": ("How good it was", "the loss of what was served, on the labels that came"),
 }
 """Of each level its name for people, and what it watches."""
-
-STATISTICS: Final = {
-    "ks": "distribution (KS)",
-    "tv": "distribution (total variation)",
-    "total_variation": "distribution (total variation)",
-    "psi": "PSI",
-    "missing": "share missing",
-    "outside": "share out of range",
-    "unseen": "share of unseen categories",
-    "late": "share late",
-}
 
 # Of a category with many values.
 MOST_SHARES: Final = 5
@@ -56,7 +46,7 @@ def rendered(**figures: Any) -> str:
         "change": change,
         "number": number,
         "embedded": embedded,
-        "statistic": statistic,
+        "statistic": lambda signal: statistic_words(signal.statistic),
         "lasted": lasted,
         "changes": changes,
         "sentence": lambda text: text[:1].upper() + text[1:],
@@ -108,11 +98,6 @@ def change(pair: Pair) -> str:
     """
     before, now = map(percent, pair)
     return before if before == now else f"{before} → {now}"
-
-
-def statistic(signal: Signal) -> str:
-    """What was measured, in words."""
-    return STATISTICS.get(signal.statistic, signal.statistic.replace("_", " "))
 
 
 def changes(signal: Signal) -> list[str]:

@@ -85,7 +85,7 @@ def test_what_is_open_comes_first_and_the_worst_feature_before_all_others(
 def test_an_alert_says_since_when_what_was_measured_what_is_behind_it_and_where_to_read_on(page: str) -> None:
     card = page[page.index("<article") : page.index("</article>")]
     assert "Since 2024-04-29 0" in card and "open for" in card
-    assert "share missing" in card and re.search(r"missing \d.\d+ % → \d\d(\.\d)? %", card)
+    assert "change of the share that is missing" in card and re.search(r"missing \d.\d+ % → \d\d(\.\d)? %", card)
     assert "Probably behind it" in card and "weight_kg (" in card
     assert "docs/operations.md#drift-data" in card
 
