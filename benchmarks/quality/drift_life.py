@@ -9,10 +9,12 @@ What is left out of the roads is transport alone: `counted_and_read` drives a wo
 from __future__ import annotations
 
 import asyncio
+import copy
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +24,6 @@ from features.plan import Floats, Ints
 from features.rows import Rows
 from models.drift.alert import Alert
 from models.drift.label_counting import LabelCounting
-from models.drift.label_reports import LabelReport
 from models.drift.reference import Reference
 from models.drift.time_slice import TimeSlice, empty_slice, merged
 from models.drift.watch import DriftWatch
@@ -102,7 +103,7 @@ def answered(
     made: Pipeline, world: World, features: Backfill, scorer: Scorer, threshold: float, since_us: int
 ) -> Answered:
     """Scores of all payments, and the slices from `since_us` on; those without payments as well."""
-    watch = RowWatch(made)
+    watch, length_us = RowWatch(made), made.drift.slice_us
     scores = scorer.score(features.matrix)
     by_start: dict[int, TimeSlice] = {}
     done = 0
@@ -115,12 +116,12 @@ def answered(
             watched = watch.rows(
                 chosen, taken(features.matrix, part), scores[part], threshold, scorer.version
             )
-            for one in counted_slices(watch.columns, watched, HOUR_US):
+            for one in counted_slices(watch.columns, watched, length_us):
                 before = by_start.get(one.start_us)
                 by_start[one.start_us] = one if before is None else merged(watch.columns, [before, one])
     slices = [
-        by_start.get(start) or empty_slice(watch.columns, start, HOUR_US)
-        for start in range(since_us, int(world.times_us[-1]) // HOUR_US * HOUR_US, HOUR_US)
+        by_start.get(start) or empty_slice(watch.columns, start, length_us)
+        for start in range(since_us, int(world.times_us[-1]) // length_us * length_us, length_us)
     ]
     return Answered(world, features, scores, slices)
 
@@ -146,35 +147,32 @@ def matured(one: Answered, rows: Ints) -> Matured:
     )
 
 
-def reported(
-    made: Pipeline, one: Answered, since_us: int, until_us: int
-) -> list[tuple[int, list[LabelReport]]]:
-    """Hour by hour what is reported of the labels that become known from `since_us` to `until_us`."""
-    counting, known_us = LabelCounting(made), one.world.known_us
-    found = []
-    for start in range(since_us, until_us, HOUR_US):
-        first, end = np.searchsorted(known_us, (start, start + HOUR_US)).tolist()
-        rows = np.arange(first, end, dtype=np.int64)
-        found.append((start, counting.step(matured(one, rows)) if len(rows) else []))
-    return found
+class Life:
+    """A watch that hears of labels and slices in the order in which they come to be. `deepcopy` it where worlds part."""
 
+    def __init__(self, made: Pipeline, reference: Reference) -> None:
+        self._length_us, self._reference = made.drift.slice_us, reference
+        self._counting = LabelCounting(made)
+        self._watch = DriftWatch(made, RowWatch(made).columns, lambda version: reference)
 
-def watched(
-    made: Pipeline,
-    slices: Sequence[TimeSlice],
-    reports: Sequence[tuple[int, list[LabelReport]]],
-    reference: Reference,
-) -> list[Alert]:
-    """All records of alerts, with labels and slices in the order in which they come to be."""
-    watch = DriftWatch(made, RowWatch(made).columns, lambda version: reference)
-    by_start = {one.start_us: one for one in slices}
-    alerts: list[Alert] = []
-    for start, heard in reports:
-        for report in heard:
-            alerts += watch.labels(report)
-        if start in by_start:
-            alerts += watch.served(by_start[start], {})
-    return alerts
+    def live(self, one: Answered, since_us: int, until_us: int) -> list[Alert]:
+        """Everything from one moment to another: slices as far as there are any, and labels that become known."""
+        slices = {slice_.start_us: slice_ for slice_ in one.slices}
+        known_us, alerts = one.world.known_us, list[Alert]()
+        for start in range(since_us, until_us, self._length_us):
+            first, end = np.searchsorted(known_us, (start, start + self._length_us)).tolist()
+            if first < end:
+                for report in self._counting.step(matured(one, np.arange(first, end, dtype=np.int64))):
+                    alerts += self._watch.labels(report)
+            if start in slices:
+                alerts += self._watch.served(slices[start], {})
+        return alerts
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Life:
+        memo[id(self._reference)] = self._reference  # it never changes
+        made = object.__new__(Life)
+        made.__dict__ = {name: copy.deepcopy(value, memo) for name, value in self.__dict__.items()}
+        return made
 
 
 # ---- the same through the roads

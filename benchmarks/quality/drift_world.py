@@ -11,7 +11,7 @@ those of a batch (`offline/backfill.py`) are those of the stream to the last bit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import IntEnum
@@ -40,6 +40,7 @@ from examples.payments.frauds import simulated_payments
 from examples.payments.records import payment_id
 from examples.payments.simulation import DAY_US, cents, moment_us
 from examples.payments.switches import Switches
+from features.elements import Element
 from features.plan import Floats, Ints
 from features.rows import Rows
 
@@ -79,8 +80,27 @@ class Payment(msgspec.Struct):
 customer, terminal = Entity("customer"), Entity("terminal")
 
 
-def pipeline(drift: Drift | None = None) -> Pipeline:
-    """Watched with a budget of one false alarm a month, by gateway, if nothing else is said."""
+def pipeline(time_slice: str = "1h") -> Pipeline:
+    """Watched with a budget of one false alarm a month, by gateway."""
+    return _watched((), time_slice)
+
+
+def wide_pipeline() -> Pipeline:
+    """The same with 30 features."""
+    return _watched(
+        [
+            customer.count("3d", "5d"),
+            customer.mean("amount", "3d", "5d"),
+            customer.min("amount", "3d", "5d"),
+            terminal.count("3d", "5d"),
+            terminal.mean("amount", "3d", "5d"),
+            terminal.max("amount", "3d", "5d"),
+        ],
+        "1h",
+    )
+
+
+def _watched(more: Sequence[Element], time_slice: str) -> Pipeline:
     return Pipeline(
         "watched_payments",
         event=Payment,
@@ -105,12 +125,13 @@ def pipeline(drift: Drift | None = None) -> Pipeline:
             expression("amount_to_usual", "amount / customer_amount_mean_7d"),
             expression("amount_log", "log(amount + 1)"),
             expression("burst", "customer_count_1d / (customer_count_7d + 1)"),
+            *more,
         ],
         batch=LightGBM(rounds=60, num_leaves=15, min_data_in_leaf=50),
         # So that it has a learn road, and hop-join; the champion alone answers here.
         online=[scaled_logistic()],
         fallback="min(amount / 400, 1)",
-        drift=drift or Drift(1.0, segments=["producer"]),
+        drift=Drift(1.0, time_slice=time_slice, segments=["producer"]),
     )
 
 

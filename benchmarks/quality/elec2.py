@@ -118,7 +118,7 @@ def measured(table: pd.DataFrame) -> dict[str, Any]:
 def _scores(table: pd.DataFrame, up: Floats, at_s: Ints, known_s: Ints) -> dict[str, Floats]:
     """What each part said of every row; 0.5 before it had a say."""
     with tempfile.TemporaryDirectory(prefix="driftwood-") as folder:
-        sent = merged(_events(table, at_s), _labels(up, known_s))
+        sent = merged(events(table, at_s), labels(up, known_s))
         answered, _ = replayed(prices(), Path(folder), sent, span_us=0)
     assert answered.ids == [str(row) for row in range(len(table))]
     return {
@@ -126,14 +126,16 @@ def _scores(table: pd.DataFrame, up: Floats, at_s: Ints, known_s: Ints) -> dict[
     }
 
 
-def _events(table: pd.DataFrame, at_s: Ints) -> Iterator[Sent]:
+def events(table: pd.DataFrame, at_s: Ints) -> Iterator[Sent]:
+    """The rows as they are asked, each at its time (seconds)."""
     columns = zip(*(table[name].tolist() for name in NUMBERS), strict=True)
     for row, (at, values) in enumerate(zip(at_s.tolist(), columns, strict=True)):
         event = {"number": str(row), "at": at, **dict(zip(NUMBERS, values, strict=True))}
         yield Sent(at * 1_000_000, "events", msgspec.json.encode(event))
 
 
-def _labels(up: Floats, known_s: Ints) -> Iterator[Sent]:
+def labels(up: Floats, known_s: Ints) -> Iterator[Sent]:
+    """Their labels, each when it is known (seconds)."""
     for row, (code, known) in enumerate(zip(up.tolist(), known_s.tolist(), strict=True)):
         label = {"event_id": str(row), "up": int(code), "known_at": known}
         yield Sent(known * 1_000_000, "labels", msgspec.json.encode(label), str(row).encode())
