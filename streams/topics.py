@@ -42,6 +42,10 @@ ANSWER_WITHIN_S = 5.0
 # CreateTopics nor topic ids.
 EMBEDDED_CLUSTER = "mockCluster"
 
+# Counts of a quarter: what the drift report shows, and longer than any trailing reference that is of use. A day of hours of
+# thirty features is some MB.
+SLICES_KEPT = timedelta(days=90)
+
 # What the embedded broker gives a topic that is created by naming it (rdkafka_mock.c, defaults.partition_cnt).
 EMBEDDED_PARTITIONS = 4
 
@@ -162,11 +166,11 @@ def pipeline_topics(
         {entity: topic(f"hop-{entity}") for entity in entities},
         topic("predictions"),
         topic("dead-letters", max_message_bytes=large),
-        _learn_topics(pipeline, topic) if learns else None,
+        _learn_topics(pipeline, topic, settings) if learns else None,
     )
 
 
-def _learn_topics(pipeline: str, topic: Callable[..., Topic]) -> LearnTopics:
+def _learn_topics(pipeline: str, topic: Callable[..., Topic], settings: Settings) -> LearnTopics:
     outcomes = replace(topic("outcomes"), partitions=1, single=True)
     return LearnTopics(
         # By the broker's clock: a label's own time is checked against it, as an event's is.
@@ -175,7 +179,11 @@ def _learn_topics(pipeline: str, topic: Callable[..., Topic]) -> LearnTopics:
         topic("hop-join"),
         outcomes,
         replace(outcomes, name=f"{pipeline}.control", retention=None),
-        replace(outcomes, name=f"{pipeline}.drift-slices"),
+        replace(
+            outcomes,
+            name=f"{pipeline}.drift-slices",
+            retention=max(settings.events_retention, SLICES_KEPT),
+        ),
         replace(outcomes, name=f"{pipeline}.drift-alerts", retention=None),
     )
 

@@ -67,8 +67,13 @@ def test_a_pipeline_that_learns_has_the_topics_of_the_learn_road_behind_the_othe
 def test_decisions_and_alerts_are_kept_for_ever_and_outcomes_as_long_as_events():
     learn = learning("flights", events_retention="30d").learning
     assert learn.control.config["retention.ms"] == learn.drift_alerts.config["retention.ms"] == "-1"
-    assert learn.drift_slices.config["retention.ms"] == learn.outcomes.config["retention.ms"]
     assert learn.outcomes.config["retention.ms"] == str(30 * 24 * 3600 * 1000)
+
+
+def test_slices_of_the_drift_watch_are_kept_for_a_quarter_or_as_long_as_events():
+    for retention, days in (("7d", 90), ("200d", 200)):
+        learn = learning("flights", events_retention=retention).learning
+        assert learn.drift_slices.config["retention.ms"] == str(days * 24 * 3600 * 1000)
 
 
 def test_the_topics_of_the_learn_road_of_a_pipeline_that_has_none_are_an_error_with_the_reason():
