@@ -68,15 +68,15 @@ def moments(shares: Floats, scores: Floats) -> tuple[Floats, Floats]:
 def _auc(shares: Floats, scores: Floats) -> tuple[Floats, Floats]:
     positive, negative = shares * scores, shares * (1 - scores)
     positives, negatives = positive.sum(axis=-1, keepdims=True), negative.sum(axis=-1, keepdims=True)
-    whole = np.maximum(positives * negatives, 1e-300)
+    whole = positives * negatives
     # Of each bin: the share of negatives below it (half of its own), and of positives above it.
     below = (np.cumsum(negative, axis=-1) - negative / 2) / np.maximum(negatives, 1e-300)
     above = (positives - np.cumsum(positive, axis=-1) + positive / 2) / np.maximum(positives, 1e-300)
-    known = positives[..., 0] * negatives[..., 0] > 0
+    known = whole[..., 0] > 1e-100
     auc = np.where(known, (positive * below).sum(axis=-1) / np.maximum(positives[..., 0], 1e-300), 0.5)
     # The part of one row, by its label: how far its place is from the mean place, over the share of its class.
     as_positive = (below - auc[..., None]) * negatives
     as_negative = (above - auc[..., None]) * positives
     spread = (positive * as_positive**2 + negative * as_negative**2).sum(axis=-1)
-    variance = np.where(known, spread / whole[..., 0] ** 2, 0.0)
+    variance = np.divide(spread, whole[..., 0] ** 2, out=np.zeros_like(spread), where=known)
     return auc, variance

@@ -12,6 +12,8 @@ from models.drift.signals import Evidence, Signal, Window
 
 # A share of all rows that is worth an alert whatever came before: one in a hundred.
 LEAST_GROWTH: Final = 0.01
+# While nothing came before: what was usual is not known, but one in ten is too much.
+WITHOUT_BEFORE: Final = 0.1
 # Above what chance alone makes of the share before, in standard errors.
 ERRORS: Final = 6.0
 FEWEST: Final = 50
@@ -43,7 +45,7 @@ def feed_signals(before: Sequence[FeedCounts], now: Sequence[FeedCounts]) -> lis
 
     Example:
         >>> now = [FeedCounts(0, 1, 950, 0, {"json": 50})]
-        >>> late, dead = feed_signals([], now)
+        >>> late, dead = feed_signals([FeedCounts(-1, 0, 900, 0, {})], now)
         >>> dead.subject, dead.value, round(dead.strength, 1), dead.evidence.shares
         ('dead_letters', 0.05, 5.0, {'json': (0.0, 0.05)})
     """
@@ -80,8 +82,10 @@ def _signal(
     whole, was_whole = bad + sum(one.rows for one in now), was_bad + sum(one.rows for one in before)
     if whole < FEWEST:
         return []
-    usual = was_bad / was_whole if was_whole else 0.0
-    growth = max(LEAST_GROWTH, ERRORS * float(np.sqrt(usual * (1 - usual) / whole)))
+    known = was_whole >= FEWEST
+    usual = was_bad / was_whole if known else 0.0
+    chance = ERRORS * float(np.sqrt(usual * (1 - usual) * (1 / whole + 1 / max(was_whole, 1))))
+    growth = max(LEAST_GROWTH, chance) if known else WITHOUT_BEFORE
     value = bad / whole
     evidence = Evidence(
         Window(before[0].start_us, before[-1].end_us, was_whole) if before else None,

@@ -10,6 +10,7 @@ import numpy as np
 from features.plan import Floats
 from models.drift.bins import Histogram, seen
 from models.drift.buckets import bucket_values
+from models.drift.estimate import moments
 from models.drift.measures import Measure
 from models.drift.reference import Reference
 from models.drift.signals import Evidence, Window
@@ -70,6 +71,8 @@ class Findings:
         layout, place, columns = self._reference.layout, measure.place, len(self._reference.columns)
         if measure.statistic == "log_ratio" or place < 0:
             return {}
+        if measure.level == "estimate":
+            return self._estimates(place)
         if measure.group >= 0:
             at = measure.group * columns + place
             return {
@@ -84,6 +87,21 @@ class Findings:
             del found["outside"]
             found |= self._categories(place, shows=shows)
         return found
+
+    def _estimates(self, place: int) -> dict[str, tuple[float, float]]:
+        """Expected AUC and log loss, and the standard error of what labels will say of so many rows."""
+        bins, measures = self._reference.layout.bins, self._reference.measures
+        mine = slice(bins.starts[place], bins.starts[place] + bins.widths[place])
+        rows = self._found[self._reference.layout.there][place]
+        counts = np.stack([self._expected[mine], self._found[mine]])
+        wholes = np.maximum(counts.sum(axis=1, keepdims=True), 1.0)
+        values, variances = moments(counts / wholes, measures.score_values[place])
+        errors = np.sqrt(variances / np.maximum(rows, 1.0))
+        return {
+            name: (_rounded(found[0, number]), _rounded(found[1, number]))
+            for number, metric in enumerate(("auc", "log_loss"))
+            for name, found in ((f"expected_{metric}", values), (f"{metric}_error", errors))
+        }
 
     def _share(self, at: int) -> tuple[float, float]:
         whole = self._reference.layout.parts_of[at]
