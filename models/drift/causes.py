@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from models.drift.alert import moment
-from models.drift.recent import Fine, Recent
-from models.drift.signals import Signal
+from models.drift.recent import FINE, WINDOWS, Fine, Recent
+from models.drift.signals import CRITICAL, Signal
 from models.drift.time_slice import OTHER, SegmentCounts
 from models.drift.titles import DEAD_LETTERS, VOLUME
 
@@ -34,6 +34,9 @@ TIMES: Final = 3.0
 
 # This part of the rise must have come within two spans of time.
 SUDDEN: Final = 0.75
+
+# Newest fine spans, an hour each with windows of a day, in which one key may have far more than before.
+NEWEST: Final = (6, 3, 1)
 
 # Rows of a value of a segment, before and now: a share of fewer says little.
 FEWEST: Final = 30
@@ -54,17 +57,25 @@ def causes(recent: Recent, signals: Sequence[Signal]) -> tuple[str, ...]:
     """Sentences about these signals (the strongest first), the likeliest cause first."""
     looked_at = signals[:LOOKED_AT]
     found = [sentence for cause in CAUSES for sentence in cause(recent, looked_at)]
-    known = [sentence for signal in looked_at for sentence in signal.evidence.why]
+    known = [sentence for signal in looked_at if _may_be_usual(signal) for sentence in signal.evidence.why]
     return tuple(dict.fromkeys((*found, *known)))[:MOST]
 
 
-def nothing_came(recent: Recent, signals: Sequence[Signal]) -> Iterator[str]:
-    """Since when no event was answered; of interest for whatever has to do with a feed."""
+def _may_be_usual(signal: Signal) -> bool:
+    """What comes in is said to be like the reference's own peaks: they explain no signal far above the threshold."""
+    return signal.level in ("labels", "concept") or signal.strength < CRITICAL
+
+
+def few_or_many_events(recent: Recent, signals: Sequence[Signal]) -> Iterator[str]:
+    """Since when no event was answered, for whatever has to do with a feed; and how many came where that is what is told."""
     feeds = any(signal.level == "labels" or signal.subject == VOLUME for signal in signals)
     silent = _ending(recent.fine, lambda span: span.rows == 0)
     if feeds and silent:
         since = moment(recent.fine[-silent].start_us)
         yield f"no event was answered since {since}: producers, their topic or the workers stand still (driftwood doctor)"
+    if len(recent.fine) == FINE * WINDOWS and any(signal.subject == VOLUME for signal in signals):
+        before, now = (sum(span.rows for span in spans) for spans in (recent.fine[:FINE], recent.fine[FINE:]))
+        yield f"{now:,} events were answered in the newest window, {before:,} in the one before it"
 
 
 def schema_change(recent: Recent, signals: Sequence[Signal]) -> Iterator[str]:
@@ -133,20 +144,26 @@ def _grown(name: str, before: Mapping[str, SegmentCounts], now: Mapping[str, Seg
 
 
 def one_entity(recent: Recent, signals: Sequence[Signal]) -> Iterator[str]:
-    """One key of an entity has far more of the events of the newest window's quarter than any had before."""
+    """One key of an entity has far more of the newest events than any had before."""
     del signals  # whatever has moved, one entity may be what moves it
-    quarter = len(recent.fine) // 8 or 1
-    newest, older = recent.fine[-quarter:], recent.fine[:-quarter]
     for place, column in enumerate(recent.columns):
-        if column.compared or not older:
-            continue
-        share, usual = largest_share(newest, place), max(largest_share([span], place) for span in older)
-        if share >= FLOOD and share >= TIMES * usual:
-            since = moment(newest[0].start_us)
+        flood = None if column.compared else _flood(recent.fine, place)
+        if flood is not None:
             yield (
-                f"one {column.name}: a single one has {_percent(share)} of the events since {since}, "
-                f"the largest one had {_percent(usual)} at most before"
+                f"one {column.name}: a single one has {_percent(flood.after)} of the events since "
+                f"{moment(recent.fine[flood.place].start_us)}, the largest one had {_percent(flood.before)} at most before"
             )
+
+
+def _flood(spans: Sequence[Fine], place: int) -> Step | None:
+    """Since when one key has so many of the rows; None: none has."""
+    for length in NEWEST:
+        newest, older = spans[-length:], spans[:-length]
+        share = largest_share(newest, place)
+        usual = max((largest_share([span], place) for span in older), default=1.0)
+        if share >= FLOOD and share >= TIMES * usual:
+            return Step(len(older), usual, share)
+    return None
 
 
 def new_champion(recent: Recent, signals: Sequence[Signal]) -> Iterator[str]:
@@ -158,7 +175,7 @@ def new_champion(recent: Recent, signals: Sequence[Signal]) -> Iterator[str]:
 
 
 CAUSES: Final[Sequence[Callable[[Recent, Sequence[Signal]], Iterator[str]]]] = (
-    nothing_came,
+    few_or_many_events,
     schema_change,
     one_producer,
     one_entity,

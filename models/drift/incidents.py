@@ -18,8 +18,8 @@ from typing import Final, Literal
 import msgspec
 
 from models.drift.alert import Alert, Severity, Status, Trigger, moment
-from models.drift.signals import CLEARS, LEVELS, RAISES, Level, Signal, finite
-from models.drift.titles import runbook, title
+from models.drift.signals import CLEARS, CRITICAL, LEVELS, RAISES, Level, Signal, finite
+from models.drift.titles import calm_title, runbook, subject, title
 
 Clock = Literal["served", "labels"]
 """Event times of what was served, and times at which labels became known: each is only compared with its own."""
@@ -31,9 +31,6 @@ CLOCKS: Final[dict[Level, Clock]] = {
     "labels": "labels",
     "concept": "labels",
 }
-
-CRITICAL: Final = 2.0
-"""Strength from which an alert is critical: far from the threshold, chance is no explanation any more."""
 
 SERVED: Final = "score"
 """What was served, among the subjects of concept signals: if that gets worse, it is critical at once."""
@@ -75,7 +72,10 @@ class Member(msgspec.Struct, array_like=True):
 
 
 class Incident(msgspec.Struct, array_like=True):
-    """An open one. `loud_us`: by clock when a member was last not calm; `told`: how strong it was in the newest record."""
+    """An open one. `loud_us`: by clock when a member was last not calm; `told`: how strong it was in the newest record.
+
+    `why`, `runbook` and `subject` are as they were told last: when all is calm, they say what it was.
+    """
 
     name: str
     since_us: int
@@ -90,6 +90,8 @@ class Incident(msgspec.Struct, array_like=True):
     due: bool = False
     triggered: tuple[Trigger, ...] = ()
     why: tuple[str, ...] = ()
+    runbook: str = ""
+    subject: str = ""
 
     @property
     def signals(self) -> list[Signal]:
@@ -239,7 +241,9 @@ class Incidents:
         if not (fresh or worse or (incident.due and at_us - incident.told_us >= self._gap_us(incident))):
             return None
         incident.severity = "critical" if worse else incident.severity
-        incident.why = explained(signals) or incident.why
+        # What is not seen any more was still so; but a hint for something small is none for what has become large.
+        incident.why = explained(signals) or (() if worse else incident.why)
+        incident.runbook, incident.subject = runbook(signals), subject(signals)
         incident.updates += not fresh
         return self._record(incident, "raised" if fresh else "updated", at_us, signals)
 
@@ -260,12 +264,14 @@ class Incidents:
             severity=incident.severity,
             at=moment(at_us),
             since=moment(incident.since_us),
-            title=title(terms.pipeline, signals),
+            title=calm_title(terms.pipeline, incident.subject)
+            if status == "resolved"
+            else title(terms.pipeline, signals),
             levels=incident.levels,
             signals=tuple(signals[:LISTED]),
             budget=terms.budget,
             why=incident.why,
-            runbook=runbook(signals),
+            runbook=incident.runbook,
             triggers=triggers,
             more=max(len(signals) - LISTED, 0),
         )

@@ -19,6 +19,9 @@ RAISES: Final = 1.0
 CLEARS: Final = 0.7
 """The strength below which it is calm: between the two an alert stays as it is, so that it does not flap."""
 
+CRITICAL: Final = 2.0
+"""The strength from which an alert is critical: so far from the threshold chance is no explanation any more."""
+
 
 class Window(msgspec.Struct, frozen=True, omit_defaults=True):
     """A span of event time (microseconds since the epoch), and how many rows or labels lie in it."""

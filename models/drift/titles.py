@@ -35,7 +35,7 @@ _STATISTICS: Final[Mapping[str, str]] = {
     "outage": "hours without a label",
     "ks": "KS distance",
     "psi": "PSI",
-    "log_ratio": "logarithm of now over usual",
+    "log_ratio": "change of their logarithm",
     "missing": "change of the share that is missing",
     "outside": "change of the share out of range",
     "unseen": "change of the share never seen before",
@@ -71,11 +71,26 @@ def title(pipeline: str, signals: Sequence[Signal]) -> str:
         >>> title("shop", [Signal("data", "amount", "ks", 0, 0.3, 0.1, 3.0, segment="country=DE")])
         'shop: inputs differ from the reference: amount (country=DE), KS distance 0.3, 3.0 times its threshold'
     """
-    leading = _leading(signals)
-    first = next(signal for signal in signals if kind(signal) == leading)
+    leading, first = _leading(signals), _first(signals)
     more = len({(one.level, one.subject, one.segment) for one in signals}) - 1
     others = f"; {more} more moved with it" if more else ""
     return f"{pipeline}: {_MOVED[leading]}: {_told(first)}{others}"
+
+
+def calm_title(pipeline: str, subject: str) -> str:
+    """The sentence with which an alert ends.
+
+    Example:
+        >>> calm_title("shop", "amount (country=DE)")
+        'shop: calm again for a whole window: amount (country=DE)'
+    """
+    return f"{pipeline}: calm again for a whole window: {subject}"
+
+
+def subject(signals: Sequence[Signal]) -> str:
+    """What the first sentence is about."""
+    first = _first(signals)
+    return f"{first.subject} ({first.segment})" if first.segment else first.subject
 
 
 def statistic_words(statistic: str) -> str:
@@ -89,9 +104,13 @@ def statistic_words(statistic: str) -> str:
 
 
 def _told(signal: Signal) -> str:
-    place = f" ({signal.segment})" if signal.segment else ""
     measured = f"{statistic_words(signal.statistic)} {signal.value:.3g}"
-    return f"{signal.subject}{place}, {measured}, {signal.strength:.1f} times its threshold"
+    return f"{subject([signal])}, {measured}, {signal.strength:.1f} times its threshold"
+
+
+def _first(signals: Sequence[Signal]) -> Signal:
+    leading = _leading(signals)
+    return next(signal for signal in signals if kind(signal) == leading)
 
 
 def _leading(signals: Sequence[Signal]) -> str:

@@ -63,8 +63,10 @@ def told(
     return causes(recent, [signal])
 
 
-def signal(subject: str = "amount", statistic: str = "ks", level: Any = "data", **more: Any) -> Signal:
-    return Signal(level, subject, statistic, 0, 0.3, 0.1, 3.0, **more)
+def signal(
+    subject: str = "amount", statistic: str = "ks", level: Any = "data", strength: float = 1.5, **more: Any
+) -> Signal:
+    return Signal(level, subject, statistic, 0, strength / 10, 0.1, strength, **more)
 
 
 CHANGED = moment(72 * HOUR)
@@ -73,7 +75,7 @@ CHANGED = moment(72 * HOUR)
 @pytest.mark.parametrize("statistic", ["ks", "missing", "outside"])
 def test_where_nothing_has_happened_nothing_is_said(statistic):
     assert told({}, signal(statistic=statistic)) == ()
-    assert told({}, signal("dead_letters", "rate")) == told({}, signal("volume", "log_ratio")) == ()
+    assert told({}, signal("dead_letters", "rate")) == told({}, signal("feed", "volume", "labels")) == ()
 
 
 def test_values_that_are_missing_from_one_moment_on_are_a_change_of_the_schema():
@@ -124,15 +126,23 @@ def test_a_new_champion_is_told_for_a_window_and_the_first_is_none():
 
 def test_a_feed_that_stands_still_is_told_for_what_has_to_do_with_feeds():
     for feed in (signal("volume", "log_ratio"), signal("feed", "volume", "labels")):
-        [sentence] = told({"rows": 0}, feed)
-        assert f"no event was answered since {CHANGED}" in sentence
+        assert told({"rows": 0}, feed)[0].startswith(f"no event was answered since {CHANGED}")
     assert told({"rows": 0}, signal()) == ()
+
+
+def test_volume_is_told_in_events():
+    [sentence] = told({"rows": 20}, signal("volume", "log_ratio"), hours=24)
+    assert sentence == "480 events were answered in the newest window, 4,800 in the one before it"
 
 
 def test_what_the_judges_know_is_passed_on_once():
     known = Evidence(why=("a season",))
     recent = Recent(COLUMNS, DRIFT)
     assert causes(recent, [signal(evidence=known), signal("card", evidence=known)]) == ("a season",)
+    assert (
+        causes(recent, [signal(strength=2.0, evidence=known)]) == ()
+    )  # no season is twice as strong as all others
+    assert causes(recent, [signal("feed", "outage", "labels", 9.0, evidence=known)]) == ("a season",)
 
 
 def test_what_is_remembered_is_bounded_and_goes_on_after_a_restart():

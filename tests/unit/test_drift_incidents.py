@@ -194,11 +194,21 @@ def test_what_an_alert_triggers_stands_on_one_record():
     assert [alert.triggers for alert in (raised, updated, worse)] == [("retrain-requested",), ("reset",), ()]
 
 
-def test_causes_are_asked_for_and_those_of_before_kept_when_nothing_is_found_any_more():
-    one = incidents()
-    [raised] = one.hear("served", 0, [signal("amount", 1.1)], explained=lambda signals: (signals[0].subject,))
-    [updated] = one.hear("served", HOUR, [signal("amount", 2.5)])
+def test_causes_of_before_are_kept_until_it_becomes_critical():
+    one, amount = incidents(), signal("amount", 1.1)
+    [raised] = one.hear("served", 0, [amount], explained=lambda signals: (signals[0].subject,))
+    [updated] = one.hear("served", HOUR, [amount, signal("score", 1.2, level="prediction")])
     assert raised.why == updated.why == ("amount",)
+    [worse] = one.hear("served", 2 * HOUR, [signal("amount", 2.5)])
+    assert worse.why == ()
+
+
+def test_an_alert_that_ends_says_what_it_was():
+    [_, _, (_, ended)] = lived(
+        incidents(), {0: [signal("volume", 1.5)], 1: [signal("amount", 1.4)], 2: []}, 40
+    )
+    assert (ended.status, ended.runbook) == ("resolved", "drift-volume")
+    assert ended.title == "shop: calm again for a whole window: volume"
 
 
 def test_numbers_that_json_does_not_have_do_not_come_into_an_alert():
