@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -40,9 +40,7 @@ START_US = int(START.timestamp()) * 1_000_000
 customer, shop = Entity("customer"), Entity("shop")
 
 
-def watched_orders(
-    drift: Drift | None = None, *, features_more: Sequence[Any] = (), **more: Any
-) -> Pipeline:
+def watched_orders(drift: Drift | None = None, *, features_more: Sequence[Any] = (), **more: Any) -> Pipeline:
     """A pipeline that learns, with features of two entities."""
     features = [
         "amount",
@@ -105,6 +103,7 @@ class Monitor:
         alter: Callable[[Stages], Stages] = lambda stages: stages,
         logs: MemoryLogs | None = None,
         references: NoReferences | None = None,
+        identities: Mapping[str, str] | None = None,
     ) -> None:
         self.pipeline, self.log, self.store = pipeline, log, store or MemoryWatch()
         partitions = log.partitions[f"{pipeline.name}.hop-join"]
@@ -112,11 +111,11 @@ class Monitor:
         self.metrics = Metrics(CollectorRegistry(), clock=lambda: 0.0, now_ms=lambda: 0.0)
         self.logs = logs or MemoryLogs(log)
         ground = WatchGround(
-            *(pipeline, self.topics, dict.fromkeys(log.partitions, "memory"), self.store),
+            *(pipeline, self.topics, identities or dict.fromkeys(log.partitions, "memory"), self.store),
             *(publisher or log, self.metrics, references or NoReferences(), self.logs),
         )
         self.stages = alter(_storing_always(watch_stages(ground)))
-        self._own = own
+        self._own, self._identities = own, identities or dict.fromkeys(log.partitions, "memory")
         self.memories: dict[Place, WatchMemory[Any]] = {}
         self.read: dict[Place, int] = {}
 
@@ -135,7 +134,8 @@ class Monitor:
         """One batch of one partition, which is taken over if need be."""
         stage: Any = self.stages.entities[place[0]]
         if place not in self.memories:
-            memory = await stage.open(PartitionId(self.pipeline.name, *place, "memory"))
+            identity = self._identities[place[0]]
+            memory = await stage.open(PartitionId(self.pipeline.name, *place, identity))
             self.memories[place], self.read[place] = memory, memory.applied + 1
         records = self.log.records[place][self.read[place] : self.read[place] + most]
         if not records:
@@ -182,20 +182,23 @@ def _storing_always(stages: Stages) -> Stages:
 
 @dataclass
 class ShopWorld:
-    """Writes hop-join as the last stage does; `log` has the topics of the pipeline with so many partitions."""
+    """Writes hop-join as the last stage does; `log` has the topics of the pipeline with so many partitions.
+
+    `identities` are those of the topics by name, where they are others than "memory".
+    """
 
     pipeline: Pipeline
     partitions: int = 1
+    identities: Mapping[str, str] = field(default_factory=dict)
     log: Log = field(init=False)
     first: int = 0
 
     def __post_init__(self) -> None:
         self.log = Log({topic.name: topic.partitions for topic in topics_of(self.pipeline, self.partitions)})
         self.topics = topics_of(self.pipeline, self.partitions)
-        last = self.pipeline.feature_set.entities[-1].entity
-        self.upstreams = [
-            f"{self.topics.hops[last].name}@memory/{number}" for number in range(self.partitions)
-        ]
+        last = self.topics.hops[self.pipeline.feature_set.entities[-1].entity].name
+        identity = self.identities.get(last, "memory")
+        self.upstreams = [f"{last}@{identity}/{number}" for number in range(self.partitions)]
 
     def served(
         self, events: Sequence[Event], upstream: int = 0, first: int | None = None, model: str = "m1"
@@ -268,6 +271,36 @@ def day_of_orders(
         ]
         batches.append(events)
     return batches
+
+
+WATCHED = watched_orders(
+    Drift(
+        reference="2d",
+        window="8h",
+        time_slice="2h",
+        segments=["country"],
+        triggers={"data": ["retrain-requested", "freeze"]},
+    )
+)
+"""A pipeline whose alerts trigger something."""
+
+
+def changed_world(
+    partitions: int, identities: Mapping[str, str] | None = None, days: int = 4, changed: int = 3
+) -> ShopWorld:
+    """Days of orders, the last of which have other amounts: the same rows, however many partitions they are spread over."""
+    world, source = ShopWorld(WATCHED, partitions, identities or {}), random.Random(11)
+    for day in range(days):
+        start_us = START_US + day * 24 * HOUR
+        minutes = day_of_orders(source, start_us, 24 * 60, 1.0, 4.0 if day >= changed else 1.0)
+        for minute in range(0, 24 * 60, 10):
+            events = [event for batch in minutes[minute : minute + 10] for event in batch]
+            world.served(events, upstream=minute // 10 % partitions)
+            world.idle(start_us + (minute + 10) * MINUTE)
+    # Late by more than the grace of any partition.
+    world.served([Event("late", START_US + 24 * HOUR)])
+    world.idle(START_US + days * 24 * HOUR + 2 * HOUR)
+    return world
 
 
 def copied(log: Log) -> Log:

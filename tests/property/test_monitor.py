@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from driftwood import Drift
 from features.store import PartitionId, Refused
 from features.watch_store import MemoryWatch, Watched, WatchState, WatchStore
 from models.drift.alert import encoded
@@ -20,50 +19,12 @@ from models.drift.columns import watched_columns
 from models.drift.time_slice import encoded as slice_bytes
 from streams.control import RetrainRequest, decoded
 from tests.in_process import CrashedError, CrashingLog, Log, Place
-from tests.join_world import Event
-from tests.monitor_world import (
-    HOUR,
-    MINUTE,
-    START_US,
-    Monitor,
-    ShopWorld,
-    day_of_orders,
-    watched_orders,
-    without_watch,
-)
-
-DAY = 24 * HOUR
-
-PIPELINE = watched_orders(
-    Drift(
-        reference="2d",
-        window="8h",
-        time_slice="2h",
-        segments=["country"],
-        triggers={"data": ["retrain-requested", "freeze"]},
-    )
-)
-
-
-def written(partitions: int, days: int = 4, changed: int = 3) -> ShopWorld:
-    """Days of orders, the last of which have other amounts: the same rows, however many partitions they are spread over."""
-    world, source = ShopWorld(PIPELINE, partitions), random.Random(11)
-    for day in range(days):
-        start_us = START_US + day * DAY
-        minutes = day_of_orders(source, start_us, 24 * 60, 1.0, 4.0 if day >= changed else 1.0)
-        for minute in range(0, 24 * 60, 10):
-            events = [event for batch in minutes[minute : minute + 10] for event in batch]
-            world.served(events, upstream=minute // 10 % partitions)
-            world.idle(start_us + (minute + 10) * MINUTE)
-    # Late by more than the grace of any partition.
-    world.served([Event("late", START_US + DAY)])
-    world.idle(START_US + days * DAY + 2 * HOUR)
-    return world
+from tests.monitor_world import WATCHED, Monitor, ShopWorld, changed_world, without_watch
 
 
 @pytest.fixture(scope="module")
 def worlds() -> dict[int, ShopWorld]:
-    return {partitions: written(partitions) for partitions in (1, 2, 4)}
+    return {partitions: changed_world(partitions) for partitions in (1, 2, 4)}
 
 
 def alerts_of(world: ShopWorld, log: Log | None = None) -> list[bytes]:
@@ -72,7 +33,7 @@ def alerts_of(world: ShopWorld, log: Log | None = None) -> list[bytes]:
 
 def monitored(world: ShopWorld) -> Log:
     log = without_watch(world.log, world.topics)
-    Monitor(PIPELINE, log).run()
+    Monitor(WATCHED, log).run()
     return log
 
 
@@ -84,7 +45,7 @@ def undisturbed(worlds: dict[int, ShopWorld]) -> dict[int, Log]:
 def test_slices_of_one_two_and_four_partitions_merge_to_the_same_bytes_and_raise_the_same_alerts(
     worlds: dict[int, ShopWorld], undisturbed: dict[int, Log]
 ) -> None:
-    columns = watched_columns(PIPELINE)
+    columns = watched_columns(WATCHED)
     merged = {
         partitions: [slice_bytes(one) for one in worlds[partitions].merged(columns, log)]
         for partitions, log in undisturbed.items()
@@ -105,7 +66,7 @@ def test_several_monitors_that_share_the_partitions_say_what_one_says(
     def owned_by(number: int) -> Callable[[Place], bool]:
         return lambda place: place[1] % 3 == number
 
-    monitors = [Monitor(PIPELINE, log, store, own=owned_by(number)) for number in range(3)]
+    monitors = [Monitor(WATCHED, log, store, own=owned_by(number)) for number in range(3)]
     source = random.Random(3)
 
     async def all_at_a_time() -> None:
@@ -152,7 +113,7 @@ def test_whoever_is_killed_anywhere_leaves_the_same_alerts_once_and_their_trigge
             publisher = CrashingLog(log)
             how = source.choice(["before", "after", "deliver", "deliver", "live"]) if deaths < 12 else "live"
             store = CrashingWatch(inner)
-            monitor = Monitor(PIPELINE, log, store, publisher=publisher, alter=_sometimes_stored(source))
+            monitor = Monitor(WATCHED, log, store, publisher=publisher, alter=_sometimes_stored(source))
             steps = source.randint(0, 60)
             try:
                 while unread := monitor.unread():
@@ -169,7 +130,7 @@ def test_whoever_is_killed_anywhere_leaves_the_same_alerts_once_and_their_trigge
 
     asyncio.run(lives())
     assert alerts_of(world, log) == alerts_of(world, undisturbed[2])
-    columns = watched_columns(PIPELINE)
+    columns = watched_columns(WATCHED)
     assert world.merged(columns, log) == world.merged(columns, undisturbed[2])
     assert triggered(log) == triggered(undisturbed[2])
 
@@ -208,7 +169,7 @@ def test_a_replay_of_the_finished_topics_raises_the_same_alerts_at_the_same_even
     world = worlds[2]
     every = without_watch(world.log, world.topics)
     live, monitor = Log(dict(every.partitions)), None
-    monitor = Monitor(PIPELINE, live)
+    monitor = Monitor(WATCHED, live)
     waiting = [(place, record) for place, records in every.records.items() for record in records]
     order: dict[Any, int] = {}
     waiting.sort(key=lambda pair: (pair[1].offset, pair[0]))
@@ -226,9 +187,9 @@ def test_a_store_that_lost_everything_lets_the_same_alerts_stand_there_once(
 ) -> None:
     world = worlds[2]
     log = without_watch(world.log, world.topics)
-    Monitor(PIPELINE, log).run()
+    Monitor(WATCHED, log).run()
     before = alerts_of(world, log)
-    again = Monitor(PIPELINE, log, MemoryWatch())
+    again = Monitor(WATCHED, log, MemoryWatch())
     again.run()
     assert alerts_of(world, log) == before
     assert again.counted("copies", stage="watch-alerts") > 0
