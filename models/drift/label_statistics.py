@@ -82,6 +82,8 @@ def share(some: int, rows: int) -> Measure | None:
 def calibration(bins: Sequence[tuple[int, int, int]]) -> Measure | None:
     """The mean distance between what scores said and what came, over bins of (rows, said in SCORE_UNITS, came).
 
+    By its logarithm, above what chance alone makes of it: a mean of distances leans to the right.
+
     Example:
         >>> calibration([(1000, 100 * SCORE_UNITS, 250), (1000, 900 * SCORE_UNITS, 900)]).shown
         0.075
@@ -90,10 +92,12 @@ def calibration(bins: Sequence[tuple[int, int, int]]) -> Measure | None:
     if rows < LEAST_LABELS:
         return None
     gap = sum(abs(came - said / SCORE_UNITS) for _, said, came in bins) / rows
-    variance = sum(
-        max(said / SCORE_UNITS * (1 - said / SCORE_UNITS / row), 0.0) for row, said, _ in bins if row
-    )
-    return Measure(gap, math.sqrt(variance) / rows, gap)
+    variances = [
+        max(said / SCORE_UNITS * (1 - said / SCORE_UNITS / row), 1.0) for row, said, _ in bins if row > 0
+    ]
+    chance = sum(math.sqrt(variance) for variance in variances) / rows
+    error = math.sqrt(sum(variances)) / rows
+    return Measure(math.log(gap + chance), error / (gap + chance), gap)
 
 
 def quantile(chance: float, freedom: float) -> float:

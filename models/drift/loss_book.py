@@ -17,7 +17,7 @@ from models.rolling import MOST_MODELS
 # A log loss is cut at 5 nats (a probability of 0.7 % for what came true) and counted in fifths of them: 0 to 1.
 MOST_NATS: Final = 5.0
 
-# Labels whose mean absolute error is the unit of a regression's errors; they are not measured themselves.
+# Labels whose median absolute error is the unit of a regression's errors; they are not measured themselves.
 UNIT_LABELS: Final = 200
 
 # Values of a segment that have a series of their own, the first that come; the others are watched together.
@@ -30,7 +30,7 @@ class LossBook:
 
     def __init__(self, kind: str, classes: Sequence[str]) -> None:
         self._kind, self._classes = kind, classes
-        self._units: dict[str, list[float]] = {}  # regression: by subject how many errors, and their sum
+        self._first_errors: dict[str, list[float]] = {}  # of a regression, by subject
         self._series: dict[tuple[str, str], KnownLosses] = {}
         self._sums: dict[tuple[str, str], Ints] = {}
         self._mature = LossStream()
@@ -123,16 +123,15 @@ class LossBook:
         return found
 
     def _relative_errors(self, subject: str, errors: Floats) -> Floats:
-        """error / (error + unit): 0 for none, a half for the mean error of the first labels, below 1 for every one."""
-        unit = self._units.setdefault(subject, [0.0, 0.0])
+        """error / (error + unit): 0 for none, a half for the usual error of the first labels, below 1 for every one."""
+        first = self._first_errors.setdefault(subject, [])
+        rows = np.flatnonzero(np.isfinite(errors))
+        missing = UNIT_LABELS - len(first)
+        first += errors[rows[:missing]].tolist()
         losses = np.full(len(errors), np.nan)
-        for row in np.flatnonzero(np.isfinite(errors)).tolist():
-            if unit[0] >= UNIT_LABELS:
-                known = np.isfinite(errors[row:])
-                losses[row:][known] = errors[row:][known] / (errors[row:][known] + (unit[1] / unit[0] or 1.0))
-                break
-            unit[0] += 1
-            unit[1] += float(errors[row])
+        if len(first) == UNIT_LABELS:
+            measured = errors[rows[missing:]]
+            losses[rows[missing:]] = measured / (measured + (float(np.median(first)) or 1.0))
         return losses
 
     def taken(self) -> list[Losses]:
@@ -155,7 +154,7 @@ class LossBook:
     def state(self) -> list[Any]:
         """Everything, for a snapshot."""
         return [
-            dict(self._units),
+            dict(self._first_errors),
             [[*key, series.state()] for key, series in self._series.items()],
             [[*key, sums] for key, sums in self._sums.items()],
             self._mature.state(),
@@ -163,8 +162,8 @@ class LossBook:
 
     def restore(self, state: list[Any]) -> None:
         """Go on from a state that `state` gave."""
-        units, series, sums, mature = state
-        self._units = {subject: list(kept) for subject, kept in units.items()}
+        first, series, sums, mature = state
+        self._first_errors = {subject: list(kept) for subject, kept in first.items()}
         self._series, self._sums = {}, {(subject, segment): kept for subject, segment, kept in sums}
         for subject, segment, kept in series:
             one = self._series[subject, segment] = KnownLosses(subject, segment, len(self._classes))
