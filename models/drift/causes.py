@@ -35,9 +35,6 @@ TIMES: Final = 3.0
 # This part of the rise must have come within two spans of time.
 SUDDEN: Final = 0.75
 
-# Newest fine spans, an hour each with windows of a day, in which one key may have far more than before.
-NEWEST: Final = (6, 3, 1)
-
 # Rows of a value of a segment, before and now: a share of fewer says little.
 FEWEST: Final = 30
 # The rest must have moved less than this part of the one value, and than this part of the whole.
@@ -147,23 +144,17 @@ def one_entity(recent: Recent, signals: Sequence[Signal]) -> Iterator[str]:
     """One key of an entity has far more of the newest events than any had before."""
     del signals  # whatever has moved, one entity may be what moves it
     for place, column in enumerate(recent.columns):
-        flood = None if column.compared else _flood(recent.fine, place)
-        if flood is not None:
+        if column.compared:
+            continue
+        step = step_of([(max(span.keys[place].values(), default=0), span.rows) for span in recent.fine])
+        if step is None:
+            continue
+        share = largest_share(recent.fine[step.place :], place)
+        if share >= FLOOD and share >= TIMES * step.before:
             yield (
-                f"one {column.name}: a single one has {_percent(flood.after)} of the events since "
-                f"{moment(recent.fine[flood.place].start_us)}, the largest one had {_percent(flood.before)} at most before"
+                f"one {column.name}: a single one has {_percent(share)} of the events since "
+                f"{moment(recent.fine[step.place].start_us)}, the largest one had {_percent(step.before)} before"
             )
-
-
-def _flood(spans: Sequence[Fine], place: int) -> Step | None:
-    """Since when one key has so many of the rows; None: none has."""
-    for length in NEWEST:
-        newest, older = spans[-length:], spans[:-length]
-        share = largest_share(newest, place)
-        usual = max((largest_share([span], place) for span in older), default=1.0)
-        if share >= FLOOD and share >= TIMES * usual:
-            return Step(len(older), usual, share)
-    return None
 
 
 def new_champion(recent: Recent, signals: Sequence[Signal]) -> Iterator[str]:
