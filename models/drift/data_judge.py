@@ -132,7 +132,9 @@ class DataJudge:
         self._packed.append(zlib.compress(encoded(slice_), 1))
         self._put(slice_)
         window = self._drift.window_us
-        kept_us = max(LONG_WINDOWS * window, self._trailing_us + window + REMADE_US)
+        # A reference made before the pipeline's window was changed keeps its own.
+        compared = max(window, self._reference.window_us if self._reference is not None else 0)
+        kept_us = max(LONG_WINDOWS * compared, self._trailing_us + window + REMADE_US)
         old = sum(one.start_us < slice_.end_us - kept_us for one in self._slices[:8])
         del self._slices[:old], self._packed[:old]
         for rows in (self._found, self._expected, self._rows):

@@ -72,7 +72,7 @@ class Reference:
 
     @classmethod
     def of(cls, columns: Sequence[Column], slices: Sequence[TimeSlice], drift: Drift) -> Reference:
-        """The reference of these slices, which are in order of time; where one is missing nothing came. Not empty.
+        """The reference of these slices; where one is missing nothing came.
 
         Slices are counted together to a 24th of the window where they are shorter; the newest `MOST_SPANS` count.
         Raises ValueError when there is no slice.
@@ -80,7 +80,8 @@ class Reference:
         if not slices:
             raise ValueError("a reference needs at least one time slice")
         step_us = max(drift.window_us // SPANS_OF_A_WINDOW // drift.slice_us, 1) * drift.slice_us
-        spans = _spans(tuple(columns), slices, step_us)
+        ordered = sorted(slices, key=lambda one: one.start_us)
+        spans = _spans(tuple(columns), ordered, step_us)
         histograms = tuple(_histogram(spans, place) for place in range(len(columns)))
         groups = _groups(spans, drift.window_us // step_us)
         tallies = Tallies(Bins.of(columns, histograms), groups)

@@ -178,12 +178,12 @@ def _of_blocks(path: Floats, reference: Reference, budget: float) -> float:
     starts = random.integers(0, len(path) - block + 1, (MONTHS, -(-length // block)))
     paths = path[(starts[:, :, None] + np.arange(block)).reshape(MONTHS, -1)[:, :length]]
     levels = np.quantile(path, 1 - np.geomspace(0.5, 1 / len(path), 40))
-    rates = _incidents(paths, levels) / MONTHS
+    rates = incidents(paths, levels) / MONTHS
     kept = np.flatnonzero(rates > budget)
     return float(levels[min(kept[-1] + 1, len(levels) - 1)]) if len(kept) else float(levels[0])
 
 
-def _incidents(paths: Floats, levels: Floats) -> Ints:
+def incidents(paths: Floats, levels: Floats) -> Ints:
     """int64[levels]: how often an alert would begin on these paths: raised at the level, over below `CLEARS` of it."""
     open_ = np.zeros((len(paths), len(levels)), bool)
     found = np.zeros(len(levels), np.int64)
