@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -23,7 +24,7 @@ class Adding:
 
     def __init__(self, state):
         self.sum = int(state or 0)
-        self.counts = Counter()
+        self.counts: Counter[str] = Counter()
 
     def take(self, record):
         self.sum += int(record.value)
@@ -37,14 +38,26 @@ class Adding:
         return str(self.sum).encode()
 
 
+class FailingWatch(MemoryWatch):
+    """A store that is away while `away`."""
+
+    away = False
+
+    async def store(self, state):
+        if self.away:
+            raise UnreachableError("Redis", "redis_url", "redis://x", "is it running?")
+        return await super().store(state)
+
+
 class World:
     """A stage over a store in memory; `now_s` is its clock."""
 
-    def __init__(self, **more):
-        self.store, self.delivered, self.now_s = MemoryWatch(), [], 0.0
+    def __init__(self, **more: Any):
+        self.store, self.now_s = FailingWatch(), 0.0
+        self.delivered: list[int] = []
         self.metrics = Metrics(CollectorRegistry(), clock=lambda: 0.0, now_ms=lambda: 0.0)
-        self.stored_at_delivery = []
-        self.stage = WatchStage(
+        self.stored_at_delivery: list[int] = []
+        self.stage: Any = WatchStage(
             "adds",
             lambda partition, state: Adding(state),
             self.deliver,
@@ -115,18 +128,14 @@ def test_the_next_owner_goes_on_from_the_state_and_the_old_one_is_refused():
 
 def test_a_store_that_is_away_stops_nothing_and_what_it_missed_is_stored_later(caplog):
     world = World()
-    store = world.store.store
-
-    async def away(state):
-        raise UnreachableError("Redis", "redis_url", "redis://x", "is it running?")
 
     async def run():
         memory = await world.stage.open(PARTITION)
-        world.store.store = away
+        world.store.away = True
         for offset in range(3):
             world.now_s += 10
             assert await world.process(memory, offset, 2) == offset
-        world.store.store = store
+        world.store.away = False
         world.now_s += 10
         await world.process(memory, 3, 2)
         return memory
