@@ -32,6 +32,8 @@ ROOT = Path(__file__).parent.parent
 PREFIX = "DRIFTWOOD_"
 WITHIN_S = 120.0  # importing everything takes 3 s on a free core; the rest is for a machine that is busy
 
+LOG_SHOWN = 8_000  # characters of the end of a worker's log
+
 _numbers = itertools.count(1)
 
 
@@ -141,11 +143,12 @@ class Start(Protocol):
 
 @contextmanager
 def worker_processes(folder: Path) -> Iterator[Start]:
-    """For a fixture: what starts workers whose logs stand in `folder`."""
+    """For a fixture: what starts workers whose logs stand in `folder`. pytest shows the logs' ends when the test fails."""
     with ExitStack() as ending:
 
         def start(pipeline: Path, stages: Sequence[str] = (), **settings: object) -> WorkerProcess:
             worker = WorkerProcess(pipeline, folder, stages, **settings)
+            ending.callback(lambda: print(f"{worker.log.name}:\n{worker.stderr[-LOG_SHOWN:]}"))
             ending.callback(worker.kill)
             return worker
 
