@@ -18,7 +18,7 @@
     cpu        microseconds an event, for 30 features
 
 The features of the worlds come from the backfill and are counted by the hour, because a hundred months through both roads
-would take days. `no-drift` first drives a week through the roads and says how many slices the records give otherwise (`frames`).
+would take days. `no-drift` first drives four days through the roads and says how many slices the records give otherwise (`frames`).
 Deterministic: equal arguments give equal figures, but for cpu.
 """
 

@@ -59,8 +59,9 @@ REJECTED_BELOW = 0.05
 LABELS_AN_HOUR, CALM_HOURS, CHANGED_HOURS = 40, 24 * 21, 72
 MANY_AN_HOUR, MOST_HOURS = 1_000, 24 * 100
 
-# Days, and customers, of the world that goes through the roads.
-ROAD_DAYS, ROAD_CUSTOMERS = 7, 200
+# Days, and customers, of the world that goes through the roads. In this process idle frames come with events only, so there
+# have to be events in every hour.
+ROAD_DAYS, ROAD_CUSTOMERS = 4, 1_000
 # Enough events that a frame has some hundred rows.
 CPU_DAYS, CPU_CUSTOMERS, CPU_SPAN_US = 2, 12_000, 15 * 60_000_000
 

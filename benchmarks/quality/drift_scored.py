@@ -30,15 +30,15 @@ class Span:
 class Incident:
     """`found_us`: when it was found, None: never. `alarms` behind the onset, `false_alarms` before it.
 
-    `events`, `labels`: how many came from the onset until it was found (labels: of changed events).
+    `events`, `labels`: how many came from the onset until it was found (labels: of changed events); None: not counted.
     """
 
     span: Span
     found_us: int | None
     alarms: int
     false_alarms: int
-    events: int = 0
-    labels: int = 0
+    events: int | None = None
+    labels: int | None = None
 
     @property
     def delay(self) -> float:
@@ -85,8 +85,8 @@ def summary(incidents: Sequence[Incident]) -> dict[str, Any]:
         "alerts_per_incident": round(float(np.mean([one.alarms for one in found])), 2) if found else None,
         "false_alarms_per_30_days": round(30 * false_alarms / calm_days, 2) if calm_days else None,
         "delay_hours_p50": _median(hours),
-        "delay_events_p50": _median([one.events for one in found]),
-        "delay_labels_p50": _median([one.labels for one in found]),
+        "delay_events_p50": _median([one.events for one in found if one.events is not None]),
+        "delay_labels_p50": _median([one.labels for one in found if one.labels is not None]),
         "f1": round(2 * len(found) / (len(found) + len(incidents) + false_alarms), 3),
         "normalised_delay": round(float(np.mean([one.delay for one in incidents])), 3),
     }
