@@ -180,9 +180,12 @@ class DataJudge:
         slices = self._slices[bisect_left(self._slices, first_us, key=lambda one: one.start_us) :]
         windows = self._windows(reference, slices, whole=number == 0)
         values, distances = reference.measures.measured(windows)
+        convention = self._drift.thresholds == "psi-0.2"
+        if convention:
+            windows = reference.measures.plain(windows)
         psi = reference.measures.stability(windows)[0]
         findings = Findings(reference, slices, windows.found[0], windows.expected[0], psi)
-        if self._drift.thresholds == "psi-0.2":
+        if convention:
             return self._by_convention(reference, psi, findings, slices[-1].end_us) if number == 0 else []
         strengths = thresholds.strengths(distances, number)[0]
         return self._signals(reference, thresholds, number, values[0], strengths, findings, slices[-1].end_us)

@@ -117,13 +117,14 @@ class Findings:
         if not width:
             return {}
         found = {"unseen": self._share(start + width - 1)}
-        moved = [(self._share(start + index), index) for index in range(width - 2)]
-        moved.sort(key=lambda one: -abs(one[0][1] - one[0][0]))
+        named = slice(start, start + width - 2)
+        # Expected are as many values as came, so that counts differ as shares do.
+        moved = np.argsort(-np.abs(self._found[named] - self._expected[named]), kind="stable")
         names = self._reference.names[place]
-        for share, index in moved[:MOST_SHARES] if shows else []:
+        for index in moved[:MOST_SHARES].tolist() if shows else []:
             name = names.get(int(bins.edges[place][index]))
             if name is not None:
-                found[name] = share
+                found[name] = self._share(start + index)
         return found
 
 

@@ -6,7 +6,7 @@ the chance of a sample of that many rows, so that windows with many and with few
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final
 
@@ -176,6 +176,13 @@ class Measures:
             _divided(windows.found[:, bins], windows.found[:, parts_of]),
             _divided(windows.expected[:, bins], windows.expected[:, parts_of]),
         )
+
+    def plain(self, windows: Windows) -> Windows:
+        """The same, compared with all of the reference, whatever the hour."""
+        parts_of = self.tallies.parts_of
+        totals = self.totals.astype(np.float64)
+        overall = _divided(totals, totals[parts_of])
+        return replace(windows, expected=windows.found[:, parts_of] * overall)
 
     def stability(self, windows: Windows) -> Floats:
         """float64[n, compared columns]: PSI, with missing values as one more bin."""
