@@ -55,6 +55,9 @@ LEARNT_TOPICS = 4
 
 Told = Callable[[str, float], None]
 
+Data = tuple[Any, ...]
+"""The folder of an example's data, and the world that stands in it where it is another than the example's own."""
+
 
 @dataclass(frozen=True)
 class DemoResult:
@@ -76,24 +79,29 @@ class DemoResult:
 
 
 def run_demo(
-    name: str, settings: Settings, told: Told, watched: Watched, stage: Callable[[str], None]
+    name: str,
+    settings: Settings,
+    told: Told,
+    watched: Watched,
+    stage: Callable[[str], None],
+    drift: str | None = None,
 ) -> DemoResult:
     """Train on the first months, stream the following ones through the topics, and measure what came back.
 
-    `told` hears of the training's progress, `watched` of the streaming, `stage` what is being done in a sentence.
-    Raises `DeveloperError` for what is no shipped example, `OperatorError` when a server does not start or the worker ends.
+    `told` hears of the training's progress, `watched` of the streaming, `stage` what is being done in a sentence. `drift` names
+    another world than the example's own. Raises `DeveloperError` for what is no shipped example or world, `OperatorError` when a server does not start or the worker ends.
     """
     if name not in examples():
         raise DeveloperError(f"{name} is no shipped example; expected {nearest(name, examples())}")
-    data = settings.runs_dir / "data" / name
     example = importlib.import_module(f"examples.{name}.demo")
+    data, world = _world(example, name, settings.runs_dir / "data", drift)
     pipeline = load_pipeline(name)
     folder = settings.runs_dir / f"demo-{name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
     folder.mkdir(parents=True)
     stage(
         f"Training LightGBM on the events before {example.TRAIN_UNTIL[:10]}, through the code that serves it"
     )
-    report = _trained(pipeline, example, data, folder, told)
+    report = _trained(pipeline, example, (data, *world), folder, told)
     stage("Starting the embedded broker, a Redis and the workers")
     with (
         _surroundings(pipeline, settings, folder) as (local, topics),
@@ -103,16 +111,28 @@ def run_demo(
             f"Streaming the events from {example.STREAMED[0]} to {example.STREAMED[1]}, and labels as they came"
         )
         stream = DemoStream(pipeline, local, topics, workers, example.actor())
-        summary = stream.run(*_streams(pipeline, topics, example, data), watched)
-        truth, answers = example.outcomes(data), stream.answers
+        summary = stream.run(*_streams(pipeline, topics, example, (data, *world)), watched)
+        truth, answers = example.outcomes(data, *world), stream.answers
         account = explained(pipeline, topics, TopicLog(local), answers, truth["label"], stream.learnt)
     if account is not None:
         (folder / "why.txt").write_text(account)
-    return _judged(example, answers, truth.reindex(answers.ids), summary, report, folder)
+    title = example.TITLE if drift is None else f"drift: {drift}"
+    return _judged(example, title, answers, truth.reindex(answers.ids), summary, report, folder)
+
+
+def _world(example: ModuleType, name: str, folder: Path, drift: str | None) -> tuple[Path, Data]:
+    """The folder of the data, and the world of this name, if one is named."""
+    if drift is None:
+        return folder / name, ()
+    if drift not in example.DRIFTS:
+        known = ", ".join(example.DRIFTS) or "none: the data of this example are what they are"
+        raise DeveloperError(f"{name} has no drift {drift!r}; expected {known}")
+    return folder / f"{name}-{drift}", (example.DRIFTS[drift],)
 
 
 def _judged(
     example: ModuleType,
+    title: str,
     answers: Answers,
     truth: pd.DataFrame,
     summary: dict[str, Any],
@@ -128,7 +148,7 @@ def _judged(
     draw(
         periods,
         example.FIGURES,
-        f"{summary['pipeline']}, by {example.EVERY}: {example.TITLE}",
+        f"{summary['pipeline']}, by {example.EVERY}: {title}",
         result.picture,
     )
     return result
@@ -154,9 +174,9 @@ def _workers(
 
 
 def _streams(
-    pipeline: Pipeline, topics: PipelineTopics, example: ModuleType, data: Path
+    pipeline: Pipeline, topics: PipelineTopics, example: ModuleType, data: Data
 ) -> tuple[Timed, Timed | None]:
-    records = event_records(_table(example.streamed_events(data)), pipeline.feature_set)
+    records = event_records(_table(example.streamed_events(*data)), pipeline.feature_set)
     read = list(chunks(records, pipeline, lambda: time.time() * 1000))
     times_us = np.concatenate([chunk.times_s for chunk in read]) * 1e6
     times_us = np.maximum.accumulate(
@@ -167,16 +187,17 @@ def _streams(
     events = Timed(topics.events, times_us.astype(np.int64), values, keys)
     if topics.learn is None:
         return events, None
-    made = label_records(pipeline, _table(example.streamed_labels(data)))
+    made = label_records(pipeline, _table(example.streamed_labels(*data)))
     ids = [event_id.encode() for event_id in made.event_ids]
     return events, Timed(topics.learn.labels, made.known_us, made.values, ids)
 
 
-def _trained(pipeline: Pipeline, example: ModuleType, data: Path, folder: Path, told: Told) -> TrainingReport:
+def _trained(pipeline: Pipeline, example: ModuleType, data: Data, folder: Path, told: Told) -> TrainingReport:
     store = ModelStore(folder / "models")
     key = signing_key(store.folder)
-    labels = example.prepare(data, told).labels
-    events = _table(example.training_events(data))
+    path, *world = data
+    labels = example.prepare(path, told, *world).labels
+    events = _table(example.training_events(*data))
     trained_at = datetime.now(UTC).isoformat(timespec="seconds")
     report = train(
         pipeline,

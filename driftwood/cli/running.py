@@ -19,7 +19,7 @@ def add_to(app: typer.Typer) -> None:
     """Add these commands to the program."""
     app.command(
         short_help="A shipped example, start to end.",
-        epilog="Examples: driftwood demo --json > demo.json; driftwood demo --pipeline payments",
+        epilog="Examples: driftwood demo --json > demo.json; driftwood demo --pipeline payments --drift amounts-moved",
     )(demo)
     app.command(
         short_help="Embedded broker and Redis.",
@@ -35,6 +35,14 @@ def demo(
     example: Annotated[
         str, typer.Option("--pipeline", metavar="NAME", help="The shipped example: flights or payments.")
     ] = "flights",
+    drift: Annotated[
+        str | None,
+        typer.Option(
+            "--drift",
+            metavar="NAME",
+            help="Of payments: what drifts, new-fraud-pattern (as without this), amounts-moved, labels-flipped or none.",
+        ),
+    ] = None,
     settings: SettingsFile = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
@@ -42,7 +50,7 @@ def demo(
     """Train a shipped example on its first months, stream the following ones, and say how good the answers were.
 
     flights: January to March 2013 train, April to June are streamed. payments: simulated card payments, April trains, May
-    and half of June are streamed, a bank blocks what gets a decision, and a new fraud comes up. Starts an embedded broker
+    and half of June are streamed, a bank blocks what gets a decision, a new fraud comes up, and a monitor watches for drift. Starts an embedded broker
     and Redis for itself; nothing needs to be installed or running. The models stand side by side at the end; the run's
     folder has them as a picture, the figures as summary.json, and one answer explained.
     """
@@ -58,6 +66,7 @@ def demo(
             told=lambda what, share: shown.update(demo_view.training(what, share)),
             watched=lambda standing: shown.update(demo_view.live(standing)),
             stage=output.say,
+            drift=drift,
         )
     if as_json:
         output.data(result.summary)
