@@ -48,7 +48,7 @@ def test_the_commands_are_those_that_are_promised():
     assert set(commands()) == {
         *("demo", "up", "run", "topics create", "topics show", "produce", "tail"),
         *("train", "promote", "features", "models", "why", "doctor", "rebuild"),
-        *("learn", "serve-mode", "learners", "monitor"),
+        *("learn", "serve-mode", "learners", "monitor", "drift report"),
         *(f"alerts {word}" for word in ("list", "show", "tail", "ack", "silence", "unsilence")),
     }
 
