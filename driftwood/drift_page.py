@@ -25,6 +25,9 @@ LEVELS: Final[Mapping[Level, tuple[str, str]]] = {
 }
 """Of each level its name for people, and what it watches."""
 
+FIGURES: Final[tuple[Level, ...]] = ("estimate", "concept")
+"""Levels whose evidence are losses and the like, no shares."""
+
 # Of a category with many values.
 MOST_SHARES: Final = 5
 
@@ -110,9 +113,9 @@ def changes(signal: Signal) -> list[str]:
         ['missing 2 % → 30 %', 'median 33 → 43']
     """
     evidence = signal.evidence
-    found = [
-        f"{name} {change(pair)}" for name, pair in evidence.shares.items() if len(set(map(percent, pair))) > 1
-    ]
+    written = number if signal.level in FIGURES else percent
+    shares = {name.replace("_", " "): list(map(written, pair)) for name, pair in evidence.shares.items()}
+    found = [f"{name} {' → '.join(pair)}" for name, pair in shares.items() if len(set(pair)) > 1]
     medians = [number(value) for value in evidence.quantiles.get("0.5", ())]
     return found[:MOST_SHARES] + ([f"median {' → '.join(medians)}"] if len(set(medians)) > 1 else [])
 

@@ -169,7 +169,8 @@ def _bars(panel: Axes, found: Compared) -> None:
     panel.bar(places - 0.2, before, 0.4, color=BEFORE, label="reference")
     # Hatched, so that the two are told apart without their colours.
     panel.bar(places + 0.2, now, 0.4, color=NOW, hatch="///", edgecolor="white", linewidth=0, label="now")
-    names = [textwrap.shorten(name, 16, placeholder="…") if " " in name else name[:16] for name in found.bars]
+    names = [name if "-" in name else name.replace(" to ", "\u2013") for name in found.bars]
+    names = [textwrap.shorten(name, 16, placeholder="…") if " " in name else name[:16] for name in names]
     panel.set_xticks(places, names, rotation=55, ha="right", rotation_mode="anchor", fontsize=8)
     panel.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     panel.margins(x=0.02)
@@ -211,6 +212,9 @@ def lines(
                 if line in STRONG:
                     style |= {"color": INK, "marker": "o"}
                 panel.plot(times, [value for _, value in points], label=line, linewidth=1.6, **style)
+            values = [value for points in found.values() for _, value in points]
+            if min(values) >= 0 and min(values) <= max(values) / 3:
+                panel.set_ylim(0, max(1.08 * max(values), 0.01))
             panel.set_title(title, fontsize=11, loc="left")
             if len(found) > 1:
                 panel.legend(frameon=False, fontsize=9, ncols=3, loc="best")

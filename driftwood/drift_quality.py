@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from features.durations import DAY_US
+from features.durations import DAY_US, HOUR_US
 from features.plan import Floats
 from models.drift.buckets import MISSING, bucket_values
 from models.drift.cohorts import SCORE_BINS, score_bins
@@ -37,8 +37,9 @@ def label_panels(reports: Iterable[LabelReport]) -> Panels:
     if not days:
         return {}
     classes = sorted({name for slices in days.values() for one in slices for name in one.classes})
-    found = {
-        "labels a day": {"labels": _line(days, _labels)},
+    hours = _hours(days)
+    found: dict[str, dict[str, Line]] = {
+        "labels an hour, by day": {"labels": [(at, count / hours[at]) for at, count in _line(days, _labels)]},
         "mean delay of a label, in days": {"labels": _line(days, _mean_delay)},
         "share of labels for unknown ids": {"labels": _line(days, _unknown_share)},
     }
@@ -97,6 +98,13 @@ def _by_day(reports: Iterable[LabelReport]) -> dict[int, list[LabelSlice]]:
 def _line(days: Mapping[int, Sequence[LabelSlice]], of: Callable[[Sequence[LabelSlice]], float]) -> Line:
     # In the middle of the day that a value is of.
     return _known([(day + DAY_US // 2, of(slices)) for day, slices in days.items()])
+
+
+def _hours(days: Mapping[int, Sequence[LabelSlice]]) -> dict[int, float]:
+    """How many hours of each day are told of: of the first and the last one not all need be."""
+    first = min(one.start_us for slices in days.values() for one in slices)
+    last = max(one.end_us for slices in days.values() for one in slices)
+    return {day + DAY_US // 2: (min(day + DAY_US, last) - max(day, first)) / HOUR_US for day in days}
 
 
 def _known(line: Line) -> Line:

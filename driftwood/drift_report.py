@@ -16,6 +16,9 @@ from driftwood.drift_series import AlertLife, TimeLine
 from models.drift.alert import moment
 from models.drift.signals import RAISES, Level, Signal
 
+OF_COLUMNS: tuple[Level, ...] = ("data", "prediction", "estimate")
+"""Levels whose subjects are columns; those of the others are models and what the label feed is about."""
+
 # PSI from which one speaks of some change, and of much: the convention of credit scoring.
 SOME, MUCH = 0.1, 0.2
 
@@ -106,7 +109,7 @@ def features_of(watched: Watched) -> list[FeatureRow]:
     rows = []
     for found in watched.compared:
         name = found.column.name
-        signals = [signal for (_, subject), signal in watched.now.items() if subject == name]
+        signals = [one for one in watched.now.values() if one.subject == name and one.level in OF_COLUMNS]
         strongest = max(signals, key=lambda signal: signal.strength, default=None)
         alerts = tuple(life.number for life in watched.open if _speaks_of(life, name))
         rows.append(
@@ -180,7 +183,7 @@ def _worst_first(life: AlertLife) -> tuple[bool, float, int]:
 
 
 def _speaks_of(life: AlertLife, column: str) -> bool:
-    return any(signal.subject == column for signal in life.last.signals)
+    return any(one.subject == column and one.level in OF_COLUMNS for one in life.last.signals)
 
 
 def _file_name(column: str) -> str:

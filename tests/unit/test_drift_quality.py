@@ -56,7 +56,8 @@ def test_labels_are_told_by_the_day_on_which_they_became_known() -> None:
     ]
     panels = label_panels(reports)
     noons = [BEGIN_US + DAY_US // 2, BEGIN_US + DAY_US + DAY_US // 2]
-    assert panels["labels a day"]["labels"] == list(zip(noons, [100.0, 90.0], strict=True))
+    # Of the second day one hour is over.
+    assert panels["labels an hour, by day"]["labels"] == list(zip(noons, [100 / 24, 90.0], strict=True))
     assert panels["share of a class"] == {"1": list(zip(noons, [0.2, 0.1], strict=True))}
     assert [share for _, share in panels["share of labels for unknown ids"]["labels"]] == [0.0, 0.1]
     assert [days for _, days in panels["mean delay of a label, in days"]["labels"]] == pytest.approx(

@@ -77,6 +77,7 @@ def test_what_is_open_comes_first_and_the_worst_feature_before_all_others(
     assert life.last.severity == "critical"
     first = page.index("1 alert is open, the worst is critical")
     assert first < page.index("Moved, worst first") < page.index('id="alerts"') < page.index('id="time"')
+    assert '<li><a href="#alert-1">1. shop: inputs differ' in page
     moved = re.findall(r'<a href="#feature-\d+">(\w+)</a> \(', page)
     assert moved[0] == "weight_kg" and {"amount", "country", "score"} <= set(moved)
     assert not {"age", "customer_count_1d"} & set(moved)
