@@ -36,8 +36,10 @@ LONG_WINDOWS: Final = 7
 BLOCK_DAYS: Final = 7
 MONTHS: Final = 400
 TAIL_PEAKS: Final = 10
-# On top of it all: sixty days hold few moments of what moves with a month, and their mean and spread are known no better.
-MARGIN: Final = 1.1
+# On top of it all: a month or two hold few moments of what moves with the month, and its spread is known no better. A tenth
+# of sixty days and more, up to a fifth of thirty and less: measured, see docs/decisions/0040.
+MARGIN_DAYS: Final = 6
+MARGINS: Final = (1.1, 1.2)
 # However calm a short reference was: chance alone goes that far in a month of thirty measures.
 FEWEST_SPREADS: Final = 4.5
 
@@ -146,18 +148,19 @@ def _standardised(distances: Floats, folds: Ints, chance: tuple[Floats, Floats])
 
 def _limit(path: Floats, reference: Reference, budget: float) -> float:
     """The lowest threshold with which months made of blocks of this path keep to the budget."""
-    months = (reference.end_us - reference.start_us) / DAY_US / MONTH_DAYS
+    months = reference.days / MONTH_DAYS
+    margin = min(max(1 + MARGIN_DAYS / reference.days, MARGINS[0]), MARGINS[1])
     window = max(reference.window_us // reference.step_us, 1)
     peaks = np.sort(_peaks(path, window))[::-1]
     count = min(TAIL_PEAKS, len(peaks) - 1)
     if count < 1:
-        return float(max(MARGIN * peaks[0], FEWEST_SPREADS))
+        return float(max(margin * peaks[0], FEWEST_SPREADS))
     base, rate = float(peaks[count]), count / months
     excess = float((peaks[:count] - base).mean())
     # The tail of an exponential distribution whose mean is known from `count` values only: a little heavier than its own.
     ratio = max(rate / budget, 1.0)
     tail = base + count * excess * (ratio ** (1 / count) - 1)
-    return max(MARGIN * float(tail), MARGIN * _of_blocks(path, reference, budget), FEWEST_SPREADS)
+    return max(margin * float(tail), margin * _of_blocks(path, reference, budget), FEWEST_SPREADS)
 
 
 def _peaks(path: Floats, window: int) -> Floats:
