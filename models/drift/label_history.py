@@ -59,9 +59,12 @@ class LabelHistory:
 
     def window(self, since_us: int = NEVER_US) -> Counts:
         """What was counted in the last full steps, a window of them at most, of those that began at `since_us` or later."""
-        return self._sum(
-            self.now_us - place * self.step_us >= since_us for place in range(len(self._steps), 0, -1)
-        )
+        first_us = self.now_us - len(self._steps) * self.step_us
+        if since_us > first_us:
+            return self._sum(first_us + place * self.step_us >= since_us for place in range(len(self._steps)))
+        if self._whole is None:
+            self._whole = self._sum([True] * len(self._steps))
+        return self._whole
 
     def counted_before(self, name: str) -> int:
         """How many of one name all blocks have."""

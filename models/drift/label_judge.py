@@ -46,6 +46,9 @@ MOST_CLASSES: Final = 8
 # What was unusual for so many windows is the usual.
 LONGEST: Final = 14
 
+# Figures of blocks that are kept, so that each is worked out once; after so many all are worked out again.
+MOST_MEASURED: Final = 5_000
+
 # An outage is a fact and no measurement: its strength says that it is one.
 _OUTAGE: Final = 1.0
 _MS: Final = 1_000
@@ -71,6 +74,7 @@ class LabelJudge:
         self._stalled: dict[str, int] = {}
         self._held = False  # labels were held up since the last slice
         self._told: set[str] = set()
+        self._measured: dict[tuple[str, str, int], Measure | None] = {}  # of full blocks
         self._unusual: dict[str, list[int]] = {}  # by signal the beginnings of windows that are no reference
 
     def judge(self, report: LabelReport) -> list[Signal]:
@@ -140,7 +144,8 @@ class LabelJudge:
         chance = self._chance(LABELS_SHARE)
         start_us = history.now_us - history.window_us
         blocks = [(start, counts) for start, counts in history.full_blocks() if not counts["held"]]
-        past = [(start, volume(counts)) for start, counts in self._usual("labels/feed/volume", blocks)]
+        usual = self._usual("labels/feed/volume", blocks)
+        past = [(start, self._measure("volume", "feed", start, volume, counts)) for start, counts in usual]
         found = volume_deviation(volume(now), start_us, past, history.window_us, chance)
         signals = [self._signal("labels", "feed", "volume", at_us, volume(now), found, history)]
         for name, measured in (("delay", delay), ("unknown_ids", _unknown_share)):
@@ -194,10 +199,25 @@ class LabelJudge:
         if measure is None:
             return None
         usual = self._usual(f"{level}/{subject}/{statistic}", blocks)
-        past = [one for one in (measured(counts) for _, counts in usual) if one is not None]
+        past = [
+            one
+            for start, counts in usual
+            if (one := self._measure(statistic, subject, start, measured, counts))
+        ]
         return self._signal(
             level, subject, statistic, at_us, measure, deviation(measure, past, chance), history
         )
+
+    def _measure(
+        self, statistic: str, subject: str, start_us: int, measured: Any, counts: Counter[str]
+    ) -> Any:
+        """Of a full block, which stays as it is: it is measured once."""
+        key = (statistic, subject, start_us)
+        if key not in self._measured:
+            if len(self._measured) >= MOST_MEASURED:
+                self._measured.clear()
+            self._measured[key] = measured(counts)
+        return self._measured[key]
 
     def _usual(self, name: str, blocks: list[tuple[int, Counter[str]]]) -> list[tuple[int, Counter[str]]]:
         unusual = set(self._unusual.get(name, ()))
@@ -267,6 +287,7 @@ class LabelJudge:
         self._known.restore(kept["known"])
         self._mature.restore(kept["mature"])
         self._concept.restore(kept["concept"])
+        self._measured.clear()
         self._stalled, self._held, self._told = dict(kept["stalled"]), kept["held"], set(kept["told"])
         self._unusual = {name: list(starts) for name, starts in kept["unusual"].items()}
 

@@ -50,8 +50,8 @@ class Deviation(NamedTuple):
 
 
 def volume(counts: Mapping[str, int]) -> Measure:
-    """Labels that came, by their logarithm: a half of the usual is as far as twice as many."""
-    came = counts.get("came", 0) + counts.get("unknown", 0)
+    """Labels that came for known events, by their logarithm: a half of the usual is as far as twice as many."""
+    came = counts.get("came", 0)
     return Measure(math.log(came + 0.5), 1 / math.sqrt(came + 0.5), float(came))
 
 
@@ -80,24 +80,27 @@ def share(some: int, rows: int) -> Measure | None:
 
 
 def calibration(bins: Sequence[tuple[int, int, int]]) -> Measure | None:
-    """The mean distance between what scores said and what came, over bins of (rows, said in SCORE_UNITS, came).
+    """The root mean squared distance between what scores said and what came, of bins of (rows, said in SCORE_UNITS, came).
 
-    By its logarithm, above what chance alone makes of it: a mean of distances leans to the right.
+    What chance alone makes of the squares is taken off them, so that few rows are no worse calibrated than many; the root
+    keeps the sign of what is left.
 
     Example:
-        >>> calibration([(1000, 100 * SCORE_UNITS, 250), (1000, 900 * SCORE_UNITS, 900)]).shown
-        0.075
+        >>> round(calibration([(1000, 100 * SCORE_UNITS, 250), (1000, 900 * SCORE_UNITS, 900)]).value, 3)
+        0.106
     """
-    rows = sum(row for row, _, _ in bins)
-    if rows < LEAST_LABELS:
+    total = sum(rows for rows, _, _ in bins)
+    if total < LEAST_LABELS:
         return None
-    gap = sum(abs(came - said / SCORE_UNITS) for _, said, came in bins) / rows
-    variances = [
-        max(said / SCORE_UNITS * (1 - said / SCORE_UNITS / row), 1.0) for row, said, _ in bins if row > 0
-    ]
-    chance = sum(math.sqrt(variance) for variance in variances) / rows
-    error = math.sqrt(sum(variances)) / rows
-    return Measure(math.log(gap + chance), error / (gap + chance), gap)
+    squares = variance = 0.0
+    for rows, said, came in bins:
+        mean = said / SCORE_UNITS / rows
+        chance = max(mean * (1 - mean), 1 / rows) / rows
+        gap = came / rows - mean
+        squares += rows / total * (gap * gap - chance)
+        variance += (rows / total) ** 2 * (2 * chance * chance + 4 * chance * gap * gap)
+    value, spread = math.copysign(math.sqrt(abs(squares)), squares), math.sqrt(variance)
+    return Measure(value, spread / max(abs(value), math.sqrt(spread)), max(value, 0.0))
 
 
 def quantile(chance: float, freedom: float) -> float:
