@@ -465,21 +465,35 @@ def test_tables_of_other_switches_are_made_anew_and_equal_ones_are_kept(tmp_path
     assert data.prepare(tmp_path, switches=replace(switches, seed=2)).events.stat().st_mtime_ns != first
 
 
-def test_the_demo_trains_on_april_and_streams_may_and_half_of_june_with_an_outcome_each(
-    tmp_path, monkeypatch
-):
+def test_the_demo_trains_on_april_and_streams_may_and_half_of_june_with_an_outcome_each(tmp_path):
     tiny = replace(data.SHIPPED, customers=50, terminals=100)
-    monkeypatch.setattr(demo, "prepare", lambda folder: data.prepare(folder, switches=tiny))
-    training, streamed = demo.training_events(tmp_path), demo.streamed_events(tmp_path)
+    training, streamed = demo.training_events(tmp_path, tiny), demo.streamed_events(tmp_path, tiny)
     made = data.prepare(tmp_path, switches=tiny).events
     assert len(training) + len(streamed) == (pd.read_parquet(made)["at"] < "2024-06-16").sum()
     assert str(training["at"].max()) < demo.TRAIN_UNTIL[:10] < str(streamed["at"].min())
-    outcomes = demo.outcomes(tmp_path).reindex(streamed["payment_id"])
+    outcomes = demo.outcomes(tmp_path, tiny).reindex(streamed["payment_id"])
     assert (
         outcomes["label"].notna().all()
         and ((outcomes["outcome"] == "genuine") == (outcomes["label"] == 0)).all()
     )
-    assert set(demo.streamed_labels(tmp_path)["payment_id"]) == set(streamed["payment_id"])
+    assert set(demo.streamed_labels(tmp_path, tiny)["payment_id"]) == set(streamed["payment_id"])
+
+
+def test_the_worlds_of_the_demo_are_one_until_12_may_and_each_drifts_in_its_own_way_from_then_on():
+    tiny = {name: replace(one, customers=50, terminals=100) for name, one in demo.DRIFTS.items()}
+    made = {name: data.events(simulated_payments(one)) for name, one in tiny.items()}
+    calm = made["none"]
+    for table in made.values():
+        before = table["at"] < "2024-05-13"
+        assert (
+            table[before]
+            .drop(columns="payment_id")
+            .equals(calm[calm["at"] < "2024-05-13"].drop(columns="payment_id"))
+        )
+    moved, usual = (table["amount"][calm["at"] >= "2024-05-13"] for table in (made["amounts-moved"], calm))
+    assert np.allclose(moved, usual * 1.3, atol=0.02, rtol=0)
+    assert len(made["new-fraud-pattern"]) > len(calm)
+    assert made["labels-flipped"].equals(calm)
 
 
 def test_the_pipeline_has_the_windows_of_the_book_and_shares_by_labels_that_became_known():
