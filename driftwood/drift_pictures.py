@@ -18,7 +18,7 @@ from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter, StrMe
 from driftwood.drift_compared import Compared
 from driftwood.drift_series import AlertLife, Strength, TimeLine
 from driftwood.picture import COLOURS, DOTS_AN_INCH, MARKS
-from features.durations import DAY_US
+from features.durations import DAY_US, HOUR_US
 from models.drift.signals import CLEARS, RAISES
 
 _dated: Any = matplotlib.dates  # its locators have no types
@@ -29,13 +29,13 @@ MOST_LINES = 5
 # Times the threshold up to which a time line is drawn in proportion; what is beyond is drawn by its order of magnitude.
 IN_PROPORTION = 3.0
 
-# Steps without a word of a subject behind which its line is broken.
+# Steps without a word of a subject behind which its line is broken; what is told of losses between the steps is none of them.
 PAUSE = 3
+LEAST_PAUSE_US = 3 * HOUR_US
 
 WIDE = (6.0, 2.9)
 NARROW = (5.4, 3.6)
 """Inches."""
-
 
 INK, FAINT, BEFORE, NOW = "#1c1f23", "#8a9099", "#aab1ba", COLOURS[1]
 
@@ -108,7 +108,7 @@ def _strengths(panel: Axes, line: TimeLine) -> None:
     every = {subject: [one for one in line.strengths if one.subject == subject] for subject in line.subjects}
     step_us = min((later - one for one, later in pairwise(line.moments)), default=0)
     for subject, found in every.items():
-        times, values = _broken(found, PAUSE * step_us)
+        times, values = _broken(found, max(PAUSE * step_us, LEAST_PAUSE_US))
         if subject not in shown:
             panel.plot(times, values, linestyle="", marker=".", markersize=3, color=FAINT, zorder=1)
             continue

@@ -243,6 +243,12 @@ def watch_figures(memories: Callable[[], Iterable[Any]]) -> list[Now]:
             of_alerts(_strengths),
         ),
         Now(
+            "driftwood_drift_psi",
+            "PSI of the columns in open alerts, in the newest record.",
+            ("column",),
+            of_alerts(_psi),
+        ),
+        Now(
             "driftwood_drift_watched_to_seconds",
             "Event time up to which everything was judged, in seconds since 1970.",
             (),
@@ -268,6 +274,12 @@ def _strengths(watch: AlertWatch) -> Values:
         for one in alert.signals:
             labels = (one.level, one.subject, one.statistic, one.segment)
             found[labels] = max(one.strength, found.get(labels, 0.0))
+    return [*found.items()]
+
+
+def _psi(watch: AlertWatch) -> Values:
+    signals = [one for alert in list(watch.open.values()) for one in alert.signals if not one.segment]
+    found = {(one.subject,): one.evidence.psi for one in signals if one.evidence.psi is not None}
     return [*found.items()]
 
 

@@ -73,11 +73,13 @@ def page(written: Written) -> str:
 def test_what_is_open_comes_first_and_the_worst_feature_before_all_others(
     watched: Watched, page: str
 ) -> None:
-    (life,) = watched.open
-    assert life.last.severity == "critical"
-    first = page.index("1 alert is open, the worst is critical")
+    worst, *others = watched.open
+    assert worst.last.severity == "critical"
+    assert worst.strongest is not None and worst.strongest.subject == "weight_kg"
+    told = f"{len(others) + 1} alerts are open" if others else "1 alert is open"
+    first = page.index(f"{told}, the worst is critical")
     assert first < page.index("Moved, worst first") < page.index('id="alerts"') < page.index('id="time"')
-    assert '<li><a href="#alert-1">1. shop: inputs differ' in page
+    assert f'<li><a href="#alert-{worst.number}">{worst.number}. shop: inputs differ' in page
     moved = re.findall(r'<a href="#feature-\d+">(\w+)</a> \(', page)
     assert moved[0] == "weight_kg" and {"amount", "country", "score"} <= set(moved)
     assert not {"age", "customer_count_1d"} & set(moved)
@@ -86,7 +88,9 @@ def test_what_is_open_comes_first_and_the_worst_feature_before_all_others(
 def test_an_alert_says_since_when_what_was_measured_what_is_behind_it_and_where_to_read_on(page: str) -> None:
     card = page[page.index("<article") : page.index("</article>")]
     assert "Since 2024-04-29 0" in card and "open for" in card
-    assert "change of the share that is missing" in card and re.search(r"missing \d.\d+ % → \d\d(\.\d)? %", card)
+    assert "change of the share that is missing" in card and re.search(
+        r"missing \d.\d+ % → \d\d(\.\d)? %", card
+    )
     assert "Probably behind it" in card and "weight_kg (" in card
     assert "docs/operations.md#drift-data" in card
 
@@ -125,7 +129,9 @@ def test_the_time_lines_are_those_of_the_watch(watched: Watched) -> None:
     assert data.level == "data" and data.subjects[0] == "weight_kg"
     assert min(one.at_us for one in data.strengths if one.strength >= 1) >= CHANGED_US
     raised = moment_us(alerts()[0].at)
-    assert [life.raised_us for life in data.lives] == [raised]
+    assert [life.raised_us for life in data.lives] == [
+        moment_us(one.at) for one in alerts() if one.status == "raised"
+    ]
     assert raised in {one.at_us for one in data.strengths if one.strength >= 1}
     assert prediction.subjects[0] == "score"
 
@@ -195,8 +201,9 @@ def test_a_report_of_few_days_is_about_these_days_alone() -> None:
     short = watched_of(shop, heard(), lives_of(alerts()), lambda _: reference(), 2)
     assert short.span.start_us == END_US - 2 * DAY_US
     assert all(one.at_us >= short.span.start_us for line in short.time_lines for one in line.strengths)
-    # It was raised before, and is open.
-    assert [life.open for life in short.lives] == [True]
+    # They were raised before, and are open.
+    assert short.lives == [life for life in lives_of(alerts()) if life.open]
+    assert short.lives[0].raised_us < short.span.start_us
 
 
 def test_bins_hold_about_a_sixteenth_of_the_reference_and_a_value_with_more_has_its_own() -> None:
