@@ -68,11 +68,6 @@ class Board:
     lives: Sequence[AlertLife]
     decisions: Decisions
 
-    @property
-    def open(self) -> list[AlertLife]:
-        """Those that are not resolved."""
-        return [life for life in self.lives if life.open]
-
     def find(self, reference: str) -> AlertLife:
         """The alert of this number, name, or beginning of a name (with or without the pipeline's).
 

@@ -93,11 +93,6 @@ class DriftWatch:
         self._stalled: set[str] = set()
 
     @property
-    def version(self) -> str:
-        """The champion that answered last; "" before the first answer."""
-        return self._version
-
-    @property
     def open_alerts(self) -> int:
         """How many alerts are open."""
         return len(self._incidents.open)
