@@ -93,6 +93,11 @@ class DriftWatch:
         self._stalled: set[str] = set()
 
     @property
+    def version(self) -> str:
+        """The champion that answered most of the newest slice with answers; "" before the first."""
+        return self._version
+
+    @property
     def open_alerts(self) -> int:
         """How many alerts are open."""
         return len(self._incidents.open)
