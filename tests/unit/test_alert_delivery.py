@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -11,6 +10,7 @@ from prometheus_client import CollectorRegistry
 from driftwood import Drift, bounded_tree, scaled_logistic
 from features.store import Position
 from models.drift.alert import Alert
+from models.drift.alert import decoded as decoded_alert
 from models.drift.signals import Signal
 from streams.alert_delivery import AlertDelivery
 from streams.control import LearnerCommand, RetrainRequest, decoded
@@ -64,10 +64,8 @@ class Delivered:
         asyncio.run(made.deliver(placed(*alerts)))
 
     def alerts(self):
-        return [
-            (json.loads(one.value)["status"], json.loads(one.value)["sequence"])
-            for one in self.log.topic("orders.drift-alerts")
-        ]
+        found = [decoded_alert(one.value or b"") for one in self.log.topic("orders.drift-alerts")]
+        return [(one.status, one.sequence) for one in found]
 
     def control(self):
         return [decoded(one.value) for one in self.log.topic("orders.control")]

@@ -62,8 +62,17 @@ class Labels:
 def _outcome(known_us, row):
     numbers = len(PIPELINE.feature_set.names)
     served = ServedRow(
-        *(f"o{row}", known_us - HOUR, np.zeros(numbers).tobytes(), ("DE",), np.array([0.2]).tobytes()),
-        *("", 0.5, 1.0, (None, None), "m1", PIPELINE.feature_set.hash),
+        f"o{row}",
+        known_us - HOUR,
+        np.zeros(numbers).tobytes(),
+        ("DE",),
+        np.array([0.2]).tobytes(),
+        parts="",
+        threshold=0.5,
+        propensity=1.0,
+        keys=(None, None),
+        champion="m1",
+        features=PIPELINE.feature_set.hash,
     )
     return Outcome(f"o{row}", MATCHED, known_us - HOUR, known_us, 1.0, float("nan"), row, 0, served)
 
