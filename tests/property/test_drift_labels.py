@@ -85,7 +85,7 @@ ALL_ROWS = outcomes(LONG)
 def test_counting_and_judge_go_on_exactly_where_they_were_stopped(restarts, size):
     watched = pipeline(horizon="3d", drift=Drift(time_slice="2h"))
     runs = []
-    for stops in (set(), restarts):
+    for stops in (set[int](), restarts):
         counting, judge, told = LabelCounting(watched), LabelJudge(watched), []
         for number, record in enumerate(cut(ALL_ROWS, size if stops else 1_000)):
             found = counting.step(record)

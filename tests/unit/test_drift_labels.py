@@ -142,7 +142,7 @@ def test_a_stalled_feed_holds_cohorts_up_until_it_flows_again():
 def test_of_a_feed_only_changes_are_told():
     counting = LabelCounting(pipeline())
     assert counting.hear("0", None, 5) == []
-    assert [one.at_us for one in counting.hear("0", 1, 5)] == [5_000]
+    assert counting.hear("0", 1, 5) == [FeedState("0", True, 1, 5, 5_000)]
     assert counting.hear("0", 1, 6) == []
 
 
@@ -204,7 +204,7 @@ def test_a_segment_that_is_a_feature_has_losses_of_its_own_and_many_values_share
         label=Label("came"),
         drift=Drift(segments=["shop"]),
     )
-    shops = [f"s{number % (MOST_VALUES + 8)}" for number in range(400)]
+    shops: list[str | None] = [f"s{number % (MOST_VALUES + 8)}" for number in range(400)]
     shops[5] = None
     rows = matured([0.0] * 400, [0.1] * 400, times_us=FIRST_US + np.arange(400), delays_us=0)
     texts = pa.array(shops, pa.string())

@@ -14,7 +14,7 @@ from models.drift.label_history import BLOCKS, LabelHistory
 from models.drift.label_judge import LabelJudge
 from models.drift.label_reports import FeedState, LabelSlice, LossChange, Side
 from models.drift.label_statistics import Measure, calibration, deviation, quantile, share
-from models.drift.signals import CLEARS, RAISES
+from models.drift.signals import CLEARS, RAISES, Signal
 from models.outcomes import MATCHED, SILENT, UNKNOWN
 from tests.labelled_days import FIRST_US, Day, cut, day_of, outcomes, raised, reports, signals
 from tests.served_outcomes import START_US, pipeline
@@ -124,7 +124,9 @@ def test_labels_of_an_outage_and_the_time_outs_after_it_are_no_change_of_the_con
     rows.score[positive] = 0.25
     begin, end = FIRST_US + 22 * DAY_US, FIRST_US + 22 * DAY_US + 36 * HOUR_US
     held = (rows.known_us >= begin) & (rows.known_us < end)
-    counting, judge, found, changes = LabelCounting(WATCHED), LabelJudge(WATCHED), [], []
+    counting, judge = LabelCounting(WATCHED), LabelJudge(WATCHED)
+    found: list[Signal] = []
+    changes: list[LossChange] = []
 
     def take(made):
         changes.extend(one for one in made if isinstance(one, LossChange))
@@ -190,20 +192,20 @@ def test_after_a_year_without_labels_everything_begins_anew():
     )
 
 
-def test_a_loss_that_shrinks_or_a_change_that_is_not_more_than_days_differ_is_no_alarm():
-    judge = LabelJudge(WATCHED)
+def test_a_loss_that_shrinks_or_grows_by_less_than_days_differ_is_no_alarm():
+    before = LabelJudge(WATCHED)
     for report in reports(WATCHED, upto(BEFORE)):
-        judge.judge(report)
-    at_us, start_us = FIRST_US + 20 * DAY_US, FIRST_US
-    before = Side(10_000, 0.10, 0.02, start_us, at_us - HOUR_US)
-
-    def change(mean):
-        return LossChange("score", "", "known", at_us, before, Side(400, mean, 0.02, at_us - HOUR_US, at_us))
-
-    assert judge.judge(change(0.02)) == []
-    assert judge.judge(change(0.11)) == []
-    (told,) = judge.judge(change(0.2)) or judge.judge(change(0.2)) or [None]
-    assert told is None or told.strength >= CLEARS
+        before.judge(report)
+    at_us, cut_us = FIRST_US + 20 * DAY_US, FIRST_US + 20 * DAY_US - HOUR_US
+    older = Side(10_000, 0.10, 0.02, FIRST_US, cut_us)
+    told = []
+    for mean in (0.02, 0.11, 0.2):
+        judge = LabelJudge(WATCHED)
+        judge.restore(before.state())
+        newer = Side(400, mean, 0.02, cut_us, at_us)
+        found = judge.judge(LossChange("score", "", "known", at_us, older, newer))
+        told.append([one.strength >= RAISES for one in found])
+    assert told == [[], [], [True]]
 
 
 @pytest.mark.parametrize("kind", ["regression", "multiclass"])
@@ -248,8 +250,12 @@ def test_a_history_is_the_sum_of_what_came_and_forgets_what_is_older_than_its_bl
 def test_a_threshold_follows_from_how_much_windows_differ_and_how_often_it_may_be_wrong():
     past = [Measure(float(value), 0.1, float(value)) for value in np.random.default_rng(1).normal(5, 1, 20)]
     often, seldom = (deviation(Measure(9.0, 0.1, 9.0), past, chance) for chance in (0.01, 0.0001))
+    usual = deviation(Measure(6.0, 0.1, 6.0), past, 0.01)
+    assert often
+    assert seldom
+    assert usual
     assert often.threshold < seldom.threshold
-    assert often.strength > 1.0 > deviation(Measure(6.0, 0.1, 6.0), past, 0.01).strength
+    assert often.strength > 1.0 > usual.strength
     assert deviation(Measure(9.0, 0.1, 9.0), past[:13], 0.01) is None
     assert quantile(0.001, 13) > quantile(0.001, 1000) > 3.0
     assert share(3, 10) is None
