@@ -76,13 +76,13 @@ def flights() -> dict[str, Any]:
             watch=_From(monitor, cut_us),
         )
     truth = labels.set_index("flight_id")["late"]
-    weeks = _weeks(pipeline, monitor.slices, answered, truth, times_us)
-    differences = [row["difference"] for row in weeks.values()]
+    found = weeks(pipeline, monitor.slices, answered, truth, times_us)
+    differences = [row["difference"] for row in found.values()]
     return {
-        "estimate_error_auc_by_week": weeks,
+        "estimate_error_auc_by_week": found,
         "estimate_error_auc_mean": round(float(np.mean(np.abs(differences))), 4),
-        "alerts": _lives(monitor.alerts, cut_us),
-        "raised_by_month": _by_month(monitor.alerts, cut_us),
+        "alerts": lives(monitor.alerts, cut_us),
+        "raised_by_month": raised_by_month(monitor.alerts, cut_us),
     }
 
 
@@ -104,7 +104,7 @@ def elec2(data: Path) -> dict[str, Any]:
         "first_after_hours": round((min(around) - changed_us) / 3_600e6, 1) if around else None,
         "raised_elsewhere": len(raised) - len(around),
         "days": round(float(at_s[-1] - at_s[0]) / 86_400),
-        "alerts": _lives(monitor.alerts, 0),
+        "alerts": lives(monitor.alerts, 0),
     }
 
 
@@ -115,7 +115,7 @@ def _without_learners(pipeline: Pipeline) -> Pipeline:
     return made
 
 
-def _weeks(
+def weeks(
     pipeline: Pipeline, slices: Sequence[TimeSlice], answered: Answered, truth: Any, times_us: Any
 ) -> dict[str, dict[str, float]]:
     """By the Monday of each week: expected AUC with its standard error, what came true, and the difference."""
@@ -157,7 +157,7 @@ def _monday(time_us: int) -> str:
     return str(day - (int(day.astype(np.int64)) - 4) % 7)
 
 
-def _lives(alerts: Sequence[Alert], since_us: int) -> list[str]:
+def lives(alerts: Sequence[Alert], since_us: int) -> list[str]:
     """A line for each alert: when it was raised and resolved, and what its strongest record said."""
     by_name: dict[str, list[Alert]] = {}
     for one in alerts:
@@ -173,7 +173,8 @@ def _lives(alerts: Sequence[Alert], since_us: int) -> list[str]:
     return lines
 
 
-def _by_month(alerts: Sequence[Alert], since_us: int) -> Mapping[str, int]:
+def raised_by_month(alerts: Sequence[Alert], since_us: int) -> Mapping[str, int]:
+    """How many alerts were raised in each month, from a moment on."""
     found: dict[str, int] = {}
     for one in alerts:
         if one.status == "raised" and moment_us(one.at, "at") >= since_us:

@@ -175,6 +175,8 @@ def injected(
                 for other, alarms_us in _alarms(ground, one).items():
                     others[other].append(of_alarms(alarms_us, ground.span))
         say(f"{seed - first_seed + 1} of {seeds} seeds: {_in_short(by_kind)}")
+        for name, found in by_kind.items():
+            say(f"  {name}: {summary(found)}")
     everything = summary([one for found in by_kind.values() for one in found])
     return {
         "injected": {

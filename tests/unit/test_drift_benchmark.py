@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import pytest
 
-from benchmarks.quality import drift_baselines, drift_labels
+from benchmarks.quality import drift_baselines, drift_labels, drift_real, elec2
 from benchmarks.quality.drift_life import answered, counted_and_read, featured, trained
+from benchmarks.quality.drift_real import lives, raised_by_month, weeks
 from benchmarks.quality.drift_scored import Incident, Span, of_alarms, of_alerts, summary
 from benchmarks.quality.drift_world import (
     CUT,
@@ -20,8 +24,11 @@ from benchmarks.quality.drift_world import (
     pipeline,
     start_us,
 )
+from benchmarks.quality.replay import BLEND
+from benchmarks.quality.replay import Answered as Replayed
 from examples.payments.simulation import DAY_US
 from models.drift.alert import Alert, Status, moment
+from models.fallback import FallbackScorer
 
 DAY = DAY_US
 SPAN = Span(10 * DAY, 20 * DAY, 30 * DAY)
@@ -128,3 +135,45 @@ def test_an_error_that_doubles_is_found_and_one_that_stays_is_not():
     found = drift_labels.labels_until_found(1, 40, 24 * 12, 72)
     assert found is not None
     assert 0 < found < 2_880
+
+
+def test_expected_auc_stands_beside_what_came_true_week_by_week():
+    made, begin_us = pipeline(), start_us(2)
+    world = calm(2, 14, 150)
+    scorer = FallbackScorer(made)
+    one = answered(made, world, featured(made, world), scorer, scorer.threshold, begin_us)
+    # Calibrated: what is said comes true as often as it is said.
+    came = np.random.default_rng(1).random(len(world)) < one.scores
+    told = Replayed(list(world.ids), 0, [{BLEND: score} for score in one.scores.tolist()])
+    truth = pd.Series(came.astype(float), index=world.ids)
+    found = weeks(made, one.slices, told, truth, world.times_us)
+    assert [*found] == ["2024-04-01", "2024-04-08"]
+    for row in found.values():
+        assert row["expected"] - row["came_true"] == pytest.approx(row["difference"], abs=2e-4)
+        assert abs(row["difference"]) < 4 * row["standard_error"] + 0.01
+
+
+def test_every_alert_is_a_line_and_counts_in_its_month():
+    told = [
+        alert("a", "raised", 1.0),
+        alert("b", "raised", 5.5),
+        alert("b", "updated", 6.0),
+        alert("b", "resolved", 40.0),
+    ]
+    assert [line[:36] for line in lives(told, 2 * DAY)] == ["1970-01-06T12:00 to 1970-02-10T00:00"]
+    assert lives(told, 0)[0].startswith("1970-01-02T00:00 to open: warning")
+    assert raised_by_month(told, 2 * DAY) == {"1970-01": 1}
+
+
+def test_elec2_goes_through_the_roads_and_its_alerts_are_told(tmp_path: Path):
+    rows = 120
+    at = pd.date_range("1996-05-07", periods=rows, freq="30min")
+    columns = {name: np.linspace(0.0, 1.0, rows) for name in elec2.NUMBERS}
+    later = at + pd.Timedelta(minutes=30)
+    table = pd.DataFrame(
+        {"event_time": at, **columns, "class": ["UP", "DOWN"] * (rows // 2), "label_time": later}
+    )
+    table.to_parquet(tmp_path / "elec2.parquet")
+    found = drift_real.elec2(tmp_path / "elec2.parquet")
+    assert (found["raised_within_14_days"], found["first_after_hours"]) == (0, None)
+    assert found["days"] == 2
