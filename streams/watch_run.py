@@ -160,7 +160,12 @@ def dead_stage(ground: WatchGround) -> WatchStage[Outgoing]:
 def alert_stage(ground: WatchGround) -> WatchStage[Placed]:
     """Raises alerts."""
     frames, learning = _frames(ground), ground.topics.learning
-    watch = partial(DriftWatch, ground.pipeline, watched_columns(ground.pipeline), references(ground.pipeline, ground.models))
+    watch = partial(
+        DriftWatch,
+        ground.pipeline,
+        watched_columns(ground.pipeline),
+        references(ground.pipeline, ground.models),
+    )
     delivery = AlertDelivery(
         ground.pipeline, learning, ground.publisher, partial(_all_of, ground.logs), ground.metrics
     )
