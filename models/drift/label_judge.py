@@ -12,25 +12,29 @@ from typing import Any, Final
 
 import msgspec
 
-from models.drift.columns import SCORE
 from models.drift.concept_judge import ConceptJudge
 from models.drift.label_counting import class_names
+from models.drift.label_counts import (
+    Measured,
+    calibration_of,
+    class_share,
+    counts_of_cohort,
+    counts_of_slice,
+    unknown_share,
+)
 from models.drift.label_history import BLOCKS, NEVER_US, LabelHistory
-from models.drift.label_reports import ALL, Cohort, FeedState, LabelReport, LabelSlice, LossChange, LossSums
+from models.drift.label_reports import FeedState, LabelReport, LabelSlice, LossChange
 from models.drift.label_statistics import (
     Deviation,
     Measure,
-    calibration,
     delay,
     deviation,
-    share,
     volume,
     volume_deviation,
     windows_a_month,
 )
 from models.drift.signals import CLEARS, RAISES, Evidence, Level, Signal, Window
 from models.maturity import COHORTS
-from models.outcomes import CORRECTED, DUPLICATE, LATE, MATCHED, UNKNOWN
 from models.pipeline import Pipeline
 from models.state_bytes import pack_state, unpack_state
 
@@ -52,8 +56,6 @@ MOST_MEASURED: Final = 5_000
 # An outage is a fact and no measurement: its strength says that it is one.
 _OUTAGE: Final = 1.0
 _MS: Final = 1_000
-
-_CAME: Final = (MATCHED, CORRECTED, LATE, DUPLICATE)
 
 
 class LabelJudge:
@@ -114,11 +116,11 @@ class LabelJudge:
             return []  # of a time that was judged before
         found: list[Signal] = []
         for cohort in slice_.cohorts:
-            if self._mature.add(cohort.start_us, _of_cohort(cohort)):
+            if self._mature.add(cohort.start_us, counts_of_cohort(cohort)):
                 found += self._judge_mature(slice_.end_us)
         if self._held:
             self._mark_held(slice_.start_us)
-        self._known.add(slice_.start_us, _of_slice(slice_))
+        self._known.add(slice_.start_us, counts_of_slice(slice_))
         # The slice is over, so the step that it ends is: nothing of it can come any more.
         if self._known.add(slice_.end_us, {}):
             found += self._judge_known(slice_.end_us)
@@ -148,7 +150,7 @@ class LabelJudge:
         past = [(start, self._measure("volume", "feed", start, volume, counts)) for start, counts in usual]
         found = volume_deviation(volume(now), start_us, past, history.window_us, chance)
         signals = [self._signal("labels", "feed", "volume", at_us, volume(now), found, history)]
-        for name, measured in (("delay", delay), ("unknown_ids", _unknown_share)):
+        for name, measured in (("delay", delay), ("unknown_ids", unknown_share)):
             signals.append(
                 self._against("labels", "feed", name, at_us, measured, now, blocks, chance, history)
             )
@@ -164,14 +166,14 @@ class LabelJudge:
         if self._kind != "regression":
             chance = self._chance(LABELS_SHARE)
             for name in self._shares:
-                measured = _class_share(name)
+                measured = class_share(name)
                 signals.append(
                     self._against("labels", "class", name, at_us, measured, now, blocks, chance, history)
                 )
             subjects = sorted({key.split("|")[1] for key in now if key.startswith("calibration|")})
             chance = self._chance(CALIBRATION_SHARE, len(subjects)) * 2  # one side only
             for subject in subjects:
-                said = _calibration(subject)
+                said = calibration_of(subject)
                 one = self._against(
                     "concept", subject, "calibration", at_us, said, now, blocks, chance, history
                 )
@@ -189,7 +191,7 @@ class LabelJudge:
         subject: str,
         statistic: str,
         at_us: int,
-        measured: Any,
+        measured: Measured,
         now: Mapping[str, int],
         blocks: list[tuple[int, Counter[str]]],
         chance: float,
@@ -209,7 +211,7 @@ class LabelJudge:
         )
 
     def _measure(
-        self, statistic: str, subject: str, start_us: int, measured: Any, counts: Counter[str]
+        self, statistic: str, subject: str, start_us: int, measured: Measured, counts: Counter[str]
     ) -> Any:
         """Of a full block, which stays as it is: it is measured once."""
         key = (statistic, subject, start_us)
@@ -295,61 +297,3 @@ class LabelJudge:
 def _calm(one: Signal) -> Signal:
     """It has moved to the better."""
     return msgspec.structs.replace(one, strength=0.0)
-
-
-def _of_slice(slice_: LabelSlice) -> dict[str, int]:
-    """Its counts by the names of `label_statistics`."""
-    rows = sum(slice_.delays.values())
-    counts = {
-        "labels": sum(slice_.classes.values()),
-        "came": sum(slice_.outcomes.get(name, 0) for name in _CAME),
-        "unknown": slice_.outcomes.get(UNKNOWN, 0),
-        "delay_n": rows,
-        "delay_sum": sum(at * count for at, count in slice_.delays.items()),
-        "delay_squares": sum(at * at * count for at, count in slice_.delays.items()),
-    }
-    for one in slice_.losses:
-        for name, sums in one.classes.items():
-            counts |= _figures(one.subject, one.segment, name, sums)
-    return counts
-
-
-def _of_cohort(cohort: Cohort) -> dict[str, int]:
-    counts = {f"class|{name}": count for name, count in cohort.classes.items()}
-    counts["labels"] = sum(cohort.classes.values())
-    counts |= _figures(SCORE, ALL, ALL, cohort.losses)
-    for subject, bins in cohort.calibration.items():
-        for at, figures in bins.items():
-            for figure, count in zip(("n", "said", "came"), figures, strict=True):
-                counts[f"calibration|{subject}|{at}|{figure}"] = count
-    return counts
-
-
-def _figures(subject: str, segment: str, name: str, sums: LossSums) -> dict[str, int]:
-    key = f"loss|{subject}|{segment}|{name}"
-    return {f"{key}|n": sums.count, f"{key}|sum": sums.loss, f"{key}|squares": sums.squares}
-
-
-def _unknown_share(counts: Mapping[str, int]) -> Measure | None:
-    unknown = counts.get("unknown", 0)
-    return share(unknown, unknown + counts.get("came", 0))
-
-
-def _class_share(name: str) -> Any:
-    return lambda counts: share(counts.get(f"class|{name}", 0), counts.get("labels", 0))
-
-
-def _calibration(subject: str) -> Any:
-    def measured(counts: Mapping[str, int]) -> Measure | None:
-        bins = [
-            (
-                rows,
-                counts.get(f"calibration|{subject}|{at}|said", 0),
-                counts.get(f"calibration|{subject}|{at}|came", 0),
-            )
-            for at in range(16)
-            if (rows := counts.get(f"calibration|{subject}|{at}|n", 0)) > 0
-        ]
-        return calibration(bins)
-
-    return measured
