@@ -31,7 +31,9 @@ SHARE_OF_BUDGET: Final = 0.7
 # like themselves for days.
 FOLDS: Final = 4
 LONG_WINDOWS: Final = 7
-"""Beside the window itself, so many of them are compared as one, where the reference has four times as many."""
+"""Beside the window itself, so many of them are compared as one, where the reference has `LONG_WINDOWS_KNOWN` such spans."""
+LONG_WINDOWS_KNOWN: Final = 6
+"""Four of them say too little about what seven days do by themselves: measured, a false alarm a month instead of a third."""
 
 BLOCK_DAYS: Final = 7
 MONTHS: Final = 400
@@ -81,7 +83,7 @@ def lengths_of(reference: Reference) -> tuple[int, ...]:
     """Spans in each window that is compared: the window, and `LONG_WINDOWS` of them where the reference is long enough."""
     window = max(reference.window_us // reference.step_us, 1)
     long = window * LONG_WINDOWS
-    return (window, long) if len(reference.tallies) >= 4 * long else (window,)
+    return (window, long) if len(reference.tallies) >= LONG_WINDOWS_KNOWN * long else (window,)
 
 
 def _null(reference: Reference, folds: Ints, length: int) -> Floats:
