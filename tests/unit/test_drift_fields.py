@@ -112,10 +112,13 @@ def test_a_field_that_may_not_be_watched_is_refused_with_its_place(drift, messag
     assert message in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["fields", "segments"])
-def test_one_text_in_place_of_names_is_refused(name):
+@pytest.mark.parametrize(
+    ("name", "declared"),
+    [("fields", lambda: Drift(fields="producer")), ("segments", lambda: Drift(segments="producer"))],
+)
+def test_one_text_in_place_of_names_is_refused(name, declared):
     with pytest.raises(PipelineError) as caught:
-        Drift(**{name: "producer"})
+        declared()
     assert (
         str(caught.value)
         == f"drift, {name}: 'producer' is one text; expected names in brackets: ['producer']"
