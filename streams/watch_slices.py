@@ -164,6 +164,7 @@ class SliceWatch:
         self._watch, self._features = RowWatch(pipeline), pipeline.feature_set
         self._served, self._frames, self._upstream = ServedCodec(pipeline), frames, upstream
         self._length_us = pipeline.drift.slice_us
+        self._trailing = pipeline.drift.trailing_us is not None
         self._grace_us = self._length_us // GRACE
         self.counts: Counter[str] = Counter()
         self._said: set[bytes] = set()
@@ -246,7 +247,9 @@ class SliceWatch:
     def _watched(self, one: _Rows) -> WatchedRows:
         served, rows = one.served, one.served.frame.rows
         matrix = self._features.assemble(rows, served.frame.windows)
-        return self._watch.rows(rows, matrix, served.score, served.threshold, one.model)
+        # Training knows the champion's score alone: compared with it, a blend in which learners gain weight would always drift.
+        score = served.score if self._trailing else next(iter(served.parts.values()), served.score)
+        return self._watch.rows(rows, matrix, score, served.threshold, one.model)
 
     # ---- slices
 

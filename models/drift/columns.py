@@ -15,6 +15,7 @@ Source = Literal["feature", "field", "entity", "score"]
 of the largest one tells whether a change comes from one entity."""
 
 SCORE = "score"
+"""The champion's where the reference is its training, which knows no other; what was served where it is a trailing period."""
 DECISION = "decision"
 """Of a row 1 where the score was at or above the decision threshold, else 0."""
 

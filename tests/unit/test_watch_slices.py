@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import pytest
 
 from driftwood import Drift, categorical
+from models.drift.buckets import probability_buckets
 from models.drift.columns import watched_columns
+from streams.served import ServedCodec
 from streams.watch_frames import SliceFrames, read_slice
 from streams.watch_slices import COUNTED_AT_ONCE, MOST_EMPTY, MOST_OPEN, SliceWatch
 from tests.in_process import LogRecord
@@ -258,3 +261,20 @@ def test_the_columns_are_those_of_the_pipeline(more):
     for place, column in enumerate(columns):
         assert one.column(place)[1].sum() == 2, column
     assert one.versions == {"m1": 2}
+
+
+@pytest.mark.parametrize(("reference", "part"), [("training", True), ("28d", False)])
+def test_the_score_is_the_champions_where_training_is_the_reference_and_what_was_served_beside_a_trailing_one(
+    reference, part
+):
+    counted = Counted(reference=reference)
+    counted.serve(*(START_US + GRACE + place for place in range(9)))
+    counted.idle(START_US + 2 * HOUR)
+    columns = [column.name for column in watched_columns(counted.pipeline)]
+    codec = ServedCodec(counted.pipeline)
+    served = codec.decode(counted.world.log.records["orders.hop-join", 0][0].value or b"")
+    wanted = next(iter(served.parts.values())) if part else served.score
+    assert (probability_buckets(next(iter(served.parts.values()))) != probability_buckets(served.score)).all()
+    [one] = [one for one in counted.slices if one.rows]
+    buckets, counts = one.column(columns.index("score"))
+    assert np.repeat(buckets, counts).tolist() == sorted(probability_buckets(wanted).tolist())
