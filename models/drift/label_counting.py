@@ -123,6 +123,9 @@ class LabelCounting:
 
     def _count(self, rows: Matured, clock_us: Ints) -> list[LabelReport]:
         """Count rows of the open slice."""
+        if self._kind == "regression" and rows.undoing[1:].any():
+            # Its unit is learnt from the first labels: what is taken back behind them must not come before.
+            return self._count_in_turn(rows, clock_us)
         kinds = np.fromiter(map(_NUMBERS.__getitem__, rows.kinds), np.int64, len(rows))
         now = (kinds == _UNKNOWN) | (rows.known_us >= self._start_us - self._length_us)
         self._behind += int((~now).sum())
@@ -140,6 +143,12 @@ class LabelCounting:
             return []
         return list(self._gather(rows.select(learnt), 1, clock_us[learnt]))
 
+    def _count_in_turn(self, rows: Matured, clock_us: Ints) -> list[LabelReport]:
+        """The same piece by piece, each of which begins with the one row that takes something back."""
+        piece = np.cumsum(rows.undoing)
+        chosen = [piece == number for number in np.unique(piece).tolist()]
+        return [one for mine in chosen for one in self._count(rows.select(mine), clock_us[mine])]
+
     def _count_classes(self, codes: Floats, sign: int) -> None:
         for place, count in enumerate(np.bincount(self._places(codes)).tolist()):
             if count:
@@ -149,7 +158,7 @@ class LabelCounting:
         """Put labels into their cohorts, or (-1) take those out that are replaced; measure those that came first."""
         codes = rows.codes if sign > 0 else rows.replaced
         scores, places = _subjects(rows), self._places(codes)
-        losses = self._book.losses(scores, codes)
+        losses = self._book.losses(scores, codes, learns=sign > 0)
         said = {} if self._kind == "regression" else _said(self._kind, scores, codes)
         self._cohorts.add(rows.times_us, places, rows.known_us - rows.times_us, losses[SCORE], said, sign)
         return [] if clock_us is None else self._measure(rows, losses, places, clock_us)

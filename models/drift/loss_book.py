@@ -35,9 +35,12 @@ class LossBook:
         self._sums: dict[tuple[str, str], Ints] = {}
         self._mature = LossStream()
 
-    def losses(self, scores: Mapping[str, Floats], codes: Floats) -> dict[str, Ints]:
-        """By subject what was served has cost with these labels: int64[n] in LOSS_UNITS, -1 where there was no score."""
-        return {subject: self._losses(subject, served, codes) for subject, served in scores.items()}
+    def losses(self, scores: Mapping[str, Floats], codes: Floats, *, learns: bool) -> dict[str, Ints]:
+        """By subject what was served has cost with these labels: int64[n] in LOSS_UNITS, -1 where there was no score.
+
+        `learns`: the unit of a regression may be learnt from them.
+        """
+        return {subject: self._losses(subject, served, codes, learns) for subject, served in scores.items()}
 
     def step(
         self,
@@ -108,10 +111,11 @@ class LossBook:
             np.add.at(sums[:, column], classes, values)
         return [(int(rows[at]), change) for at, change in series.step(mine, classes, known_us[rows])]
 
-    def _losses(self, subject: str, scores: Floats, codes: Floats) -> Ints:
+    def _losses(self, subject: str, scores: Floats, codes: Floats, learns: bool) -> Ints:
         """int64[n], in LOSS_UNITS; -1 where there was no score."""
         if self._kind == "regression":
-            losses = self._relative_errors(subject, np.where(present(scores), np.abs(scores - codes), np.nan))
+            errors = np.where(present(scores), np.abs(scores - codes), np.nan)
+            losses = self._relative_errors(subject, errors, learns)
         else:
             least = float(np.exp(-MOST_NATS))
             there = present(scores)
@@ -122,11 +126,11 @@ class LossBook:
         )
         return found
 
-    def _relative_errors(self, subject: str, errors: Floats) -> Floats:
+    def _relative_errors(self, subject: str, errors: Floats, learns: bool) -> Floats:
         """error / (error + unit): 0 for none, a half for the usual error of the first labels, below 1 for every one."""
         first = self._first_errors.setdefault(subject, [])
         rows = np.flatnonzero(np.isfinite(errors))
-        missing = UNIT_LABELS - len(first)
+        missing = UNIT_LABELS - len(first) if learns else 0
         first += errors[rows[:missing]].tolist()
         losses = np.full(len(errors), np.nan)
         if len(first) == UNIT_LABELS:
