@@ -27,6 +27,7 @@ FEW_VALUES: Final = 3
 """Of so few different values quantiles say nothing that their shares do not."""
 
 REST: Final = "all others"
+MISSING_ROW: Final = "missing"
 
 NONE: Final = np.zeros(0)
 LARGEST: Final = 1 << 31
@@ -93,7 +94,7 @@ def compared(column: Column, before: Side, now: Side, psi: float) -> Compared:
     sides = (before, now)
     binned = _by_category(column, sides) if column.kind == "category" else _by_bin(column, sides)
     if before.missing or now.missing:
-        binned["missing"] = (before.missing, now.missing)
+        binned[MISSING_ROW] = (before.missing, now.missing)
     shares = [_shares(np.array(counts, float)) for counts in zip(*binned.values(), strict=True)] or [NONE] * 2
     rates = {
         "missing": _pair(_share(side.missing, side.rows) for side in sides),
@@ -156,6 +157,10 @@ def _by_category(column: Column, sides: Sequence[Side]) -> dict[str, tuple[int, 
     for row, bucket in enumerate(shown, 1):
         named = sides[0].names.get(bucket) or sides[1].names.get(bucket)
         name = f"category {row}" if column.hidden or named is None else named
+        if (
+            name in (MISSING_ROW, REST) or name in found
+        ):  # a category may be called so, or two be cut to the same text
+            name = f"“{name}” ({row})"
         found[name] = (before.get(bucket, 0), now.get(bucket, 0))
     rest = size.keys() - set(shown)
     return found | ({REST: (_sum(before, rest), _sum(now, rest))} if rest else {})

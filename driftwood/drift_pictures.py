@@ -11,6 +11,7 @@ from typing import Any
 
 import matplotlib.dates
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter, StrMethodFormatter
@@ -256,12 +257,14 @@ def _picture_of(
     rows: int = 1,
     heights: Sequence[float] | None = None,
 ) -> Picture:
-    picture = Figure(figsize=size, layout="constrained")
-    panels = picture.subplots(rows, 1, squeeze=False, height_ratios=heights)[:, 0]
-    for panel in panels:
-        panel.grid(axis="y", alpha=0.25)
-        panel.spines[["top", "right"]].set_visible(False)
-    draw(list(panels))
     written = io.BytesIO()
-    picture.savefig(written, format="png", dpi=DOTS_AN_INCH, pil_kwargs={"compress_level": 9})
+    # A category's name comes from an event: "$" in it begins no formula.
+    with rc_context({"text.parse_math": False}):
+        picture = Figure(figsize=size, layout="constrained")
+        panels = picture.subplots(rows, 1, squeeze=False, height_ratios=heights)[:, 0]
+        for panel in panels:
+            panel.grid(axis="y", alpha=0.25)
+            panel.spines[["top", "right"]].set_visible(False)
+        draw(list(panels))
+        picture.savefig(written, format="png", dpi=DOTS_AN_INCH, pil_kwargs={"compress_level": 9})
     return Picture(name, alt, written.getvalue())

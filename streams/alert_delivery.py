@@ -67,11 +67,15 @@ class AlertDelivery:
 
     async def deliver(self, placed: Sequence[Placed]) -> None:
         """Write what does not stand there yet, in order; what it triggers before it. Raises `DeliveryError`."""
+        over = {one.alert.alert for one in placed if one.alert.status == "resolved"}
         for one in placed:
             alert = one.alert
             if alert.sequence <= self._sequences.get(alert.alert, -1):
                 continue
-            await self._trigger(alert)
+            if (
+                alert.alert not in over
+            ):  # of history that is caught up with: nothing is to be done about it now
+                await self._trigger(alert)
             await self.publisher.deliver([self._message(one)])
             self._sequences[alert.alert] = alert.sequence
             self.metrics.alerts.labels(alert.levels[0], alert.severity, alert.status).inc()

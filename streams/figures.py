@@ -252,7 +252,7 @@ def watch_figures(memories: Callable[[], Iterable[Any]]) -> list[Now]:
             "driftwood_drift_watched_to_seconds",
             "Event time up to which everything was judged, in seconds since 1970.",
             (),
-            of_alerts(lambda watch: [((), watch.end_us / 1e6)] if watch.end_us else []),
+            of_alerts(lambda watch: [((), watch.end_us / 1e6)]),
         ),
         Now(
             "driftwood_drift_slices_waiting",

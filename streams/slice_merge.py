@@ -8,6 +8,7 @@ over partitions, and partitions over monitors, the merged slices are the same.
 from __future__ import annotations
 
 import logging
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -19,9 +20,10 @@ from models.drift.time_slice import TimeSlice, merged
 
 log = logging.getLogger(__name__)
 
-# Spans of time that wait for a partition of which nothing comes, as when no monitor reads it: beyond, the oldest is merged
-# without it.
-MOST_WAITING: Final = 200
+# Packed slices that wait for a partition of which nothing comes, as when no monitor reads it: beyond, the oldest is merged
+# without it. While months are caught up with, one partition may be thousands of slices ahead of another; a slice of an hour
+# has one to ten kilobytes, and what waits is part of the state.
+MOST_WAITING_BYTES: Final = 8 << 20
 
 # Slices that a dead letter's own time may be ahead of what was served, and still be true.
 MOST_AHEAD: Final = 48
@@ -52,7 +54,8 @@ class SliceMerge:
 
     def __init__(self, columns: Sequence[Column], partitions: int, state: bytes | None = None) -> None:
         self._columns, self._partitions = columns, partitions
-        self._waiting: dict[int, list[TimeSlice]] = {}
+        self._waiting: dict[int, list[bytes]] = {}  # packed
+        self._bytes = 0
         self._newest: dict[int, int] = {}
         self._merged_us: int | None = None
         if state is not None:
@@ -68,38 +71,42 @@ class SliceMerge:
         start_us = slice_.start_us
         self._newest[partition] = max(self._newest.get(partition, start_us), start_us)
         if self._merged_us is None or start_us > self._merged_us:
-            self._waiting.setdefault(start_us, []).append(slice_)
+            self._wait(start_us, zlib.compress(time_slice.encoded(slice_), 1))
         else:
             log.warning("a slice of partition %d came when its span was merged already: left out", partition)
         return self._ready()
 
+    def _wait(self, start_us: int, packed: bytes) -> None:
+        self._waiting.setdefault(start_us, []).append(packed)
+        self._bytes += len(packed)
+
     def _ready(self) -> list[TimeSlice]:
         found = []
-        for start_us in sorted(self._waiting):
+        while self._waiting:
+            start_us = min(self._waiting)
             complete = len(self._newest) == self._partitions and start_us <= min(self._newest.values())
-            if not complete and len(self._waiting) <= MOST_WAITING:
+            if not complete and self._bytes <= MOST_WAITING_BYTES:
                 break
             if not complete:
                 log.warning(
                     "not every partition of hop-join is watched: a slice is merged without the others"
                 )
-            found.append(merged(self._columns, self._waiting.pop(start_us)))
+            packed = self._waiting.pop(start_us)
+            self._bytes -= sum(map(len, packed))
+            slices = [time_slice.decoded(zlib.decompress(one)) for one in packed]
+            found.append(merged(self._columns, slices))
             self._merged_us = start_us
         return found
 
     def state(self) -> bytes:
         """Everything that it remembers."""
-        waiting = [
-            (start_us, time_slice.encoded(one))
-            for start_us, slices in self._waiting.items()
-            for one in slices
-        ]
+        waiting = [(start_us, one) for start_us, slices in self._waiting.items() for one in slices]
         return _encode(_State(waiting, self._newest, self._merged_us))
 
     def _restore(self, state: _State) -> None:
         self._newest, self._merged_us = dict(state.newest), state.merged_us
         for start_us, one in state.waiting:
-            self._waiting.setdefault(start_us, []).append(time_slice.decoded(one))
+            self._wait(start_us, one)
 
 
 class DeadLetters:
@@ -125,6 +132,7 @@ class DeadLetters:
                 key = upstream, start_us, reason
                 before, taken = self._counts.get(key, (0, 0))
                 self._counts[key] = max(count, before), taken
+        self._bound()
 
     def up_to(self, start_us: int) -> dict[str, int]:
         """By reason what was not taken yet of this slice, of those before it, and of those too far ahead to be true."""

@@ -189,7 +189,9 @@ class ConceptJudge:
 
     def state(self) -> list[Any]:
         """Everything, for a snapshot."""
-        return [msgspec.to_builtins(growth) for growth in self._open.values()]  # in their order: so are signals
+        return [
+            msgspec.to_builtins(growth) for growth in self._open.values()
+        ]  # in their order: so are signals
 
     def restore(self, state: list[Any]) -> None:
         """Go on from a state that `state` gave."""

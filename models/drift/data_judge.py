@@ -195,6 +195,10 @@ class DataJudge:
             kept.newest(len(slices)).sum(axis=0)[None, :]
             for kept in (self._found, self._expected, self._rows)
         )
+        if not whole:
+            rows = found[
+                :, [reference.layout.rows]
+            ]  # the volume of a week says what was days ago: that is left to the window
         usual_largest = reference.usual_largest[None, :]
         largest = largest_in(self._columns, slices)[None, :] if whole else usual_largest
         return Windows(found, expected, rows[:, 0], largest, usual_largest)

@@ -33,6 +33,7 @@ CLOCKS: Final[dict[Level, Clock]] = {
 }
 
 SERVED: Final = "score"
+CALIBRATION: Final = "calibration"
 """What was served, among the subjects of concept signals: if that gets worse, it is critical at once."""
 
 GROWN: Final = 2.0
@@ -69,6 +70,7 @@ class Member(msgspec.Struct, array_like=True):
 
     signal: Signal
     calm: bool = False
+    calm_us: int = 0
 
 
 class Incident(msgspec.Struct, array_like=True):
@@ -164,7 +166,7 @@ class Incidents:
         """
         at_us = self._now_us[clock] = max(at_us, self._now_us.get(clock, at_us))
         heard = {signal.name: finite(signal) for signal in signals}
-        self._measure(clock, heard, complete=complete)
+        self._measure(clock, heard, at_us, complete=complete)
         for signal in self._new(heard, held_up=held_up):
             self._place(signal, at_us)
         for incident in self._open:
@@ -172,6 +174,8 @@ class Incidents:
                 incident.loud_us[clock] = at_us
         told = [self._told(incident, at_us, explained) for incident in self._open]
         self._open = [incident for incident in self._open if not self._over(incident)]
+        for incident in self._open:
+            self._forget_calm(incident, clock, at_us)
         return [alert for alert in told if alert is not None]
 
     def state(self) -> bytes:
@@ -183,13 +187,16 @@ class Incidents:
         found = msgspec.msgpack.decode(state, type=_State)
         self._now_us, self._open, self._waiting = found.now_us, found.open, found.waiting
 
-    def _measure(self, clock: Clock, heard: Mapping[str, Signal], *, complete: bool) -> None:
+    def _measure(self, clock: Clock, heard: Mapping[str, Signal], at_us: int, *, complete: bool) -> None:
         for incident in self._open:
             for name, member in incident.members.items():
+                was = member.calm
                 if (signal := heard.get(name)) is not None:
                     member.signal, member.calm = signal, signal.strength < CLEARS
                 elif complete and CLOCKS[member.signal.level] == clock:
                     member.calm = True
+                if member.calm and not was:
+                    member.calm_us = at_us
 
     def _new(self, heard: Mapping[str, Signal], *, held_up: bool) -> list[Signal]:
         """Signals strong enough to raise an alert that stand in none, upstream ones first."""
@@ -232,18 +239,24 @@ class Incidents:
     def _told(self, incident: Incident, at_us: int, explained: Explained) -> Alert | None:
         """The record that is due, if one is."""
         signals, fresh = incident.signals, incident.sequence < 0
+        loud = _moving(signals)
         strongest = signals[0].strength
         if self._over(incident):
             return self._record(incident, "resolved", at_us, signals)
         if strongest >= GROWN * incident.told and not fresh:
             incident.grown_us, incident.due = at_us, True
         worse = _severity(signals) == "critical" != incident.severity
-        if not (fresh or worse or (incident.due and at_us - incident.told_us >= self._gap_us(incident))):
+        if not (
+            fresh
+            or worse
+            or (incident.due and incident.moving and at_us - incident.told_us >= self._gap_us(incident))
+        ):
             return None
         incident.severity = "critical" if worse else incident.severity
         # What is not seen any more was still so; but a hint for something small is none for what has become large.
-        incident.why = explained(signals) or (() if worse else incident.why)
-        incident.runbook, incident.subject = runbook(signals), subject(signals)
+        same = not worse or subject(loud) == incident.subject
+        incident.why = explained(signals) or (incident.why if same else ())
+        incident.runbook, incident.subject = runbook(loud), subject(loud)
         incident.updates += not fresh
         return self._record(incident, "raised" if fresh else "updated", at_us, signals)
 
@@ -266,7 +279,7 @@ class Incidents:
             since=moment(incident.since_us),
             title=calm_title(terms.pipeline, incident.subject)
             if status == "resolved"
-            else title(terms.pipeline, signals),
+            else title(terms.pipeline, _moving(signals)),
             levels=incident.levels,
             signals=tuple(signals[:LISTED]),
             budget=terms.budget,
@@ -275,6 +288,17 @@ class Incidents:
             triggers=triggers,
             more=max(len(signals) - LISTED, 0),
         )
+
+    def _forget_calm(self, incident: Incident, clock: Clock, at_us: int) -> None:
+        """While something still moves, what was calm for a window is none of it any more: it may be told, and trigger, anew."""
+        if not incident.moving:
+            return
+        for name, member in list(incident.members.items()):
+            same = CLOCKS[member.signal.level] == clock
+            if same and member.calm and at_us - member.calm_us >= self._terms.window_us:
+                del incident.members[name]
+        still = {one for level in incident.levels for one in self._terms.triggers.get(level, ())}
+        incident.triggered = tuple(one for one in incident.triggered if one in still)
 
     def _over(self, incident: Incident) -> bool:
         """Whether everything of it has been calm for a whole window, by the clock that it was measured by."""
@@ -298,9 +322,17 @@ def _downstream(level: Level, levels: Iterable[Level]) -> bool:
     return level != "labels" and any(LEVELS.index(one) < LEVELS.index(level) for one in levels)
 
 
+def _moving(signals: Sequence[Signal]) -> Sequence[Signal]:
+    """Those that are not calm; all where all are."""
+    return [one for one in signals if one.strength >= CLEARS] or signals
+
+
+def _served_loss(signal: Signal) -> bool:
+    """The loss of what was served, over everybody."""
+    whole = (signal.level, signal.subject, signal.segment) == ("concept", SERVED, "")
+    return whole and signal.statistic != CALIBRATION
+
+
 def _severity(signals: Iterable[Signal]) -> Severity:
-    bad = any(
-        signal.strength >= (RAISES if (signal.level, signal.subject) == ("concept", SERVED) else CRITICAL)
-        for signal in signals
-    )
+    bad = any(signal.strength >= (RAISES if _served_loss(signal) else CRITICAL) for signal in signals)
     return "critical" if bad else "warning"

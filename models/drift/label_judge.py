@@ -170,7 +170,8 @@ class LabelJudge:
                 signals.append(
                     self._against("labels", "class", name, at_us, measured, now, blocks, chance, history)
                 )
-            subjects = sorted({key.split("|")[1] for key in now if key.startswith("calibration|")})
+            stood = {name.split("/")[1] for name in self._told if name.endswith("/calibration")}
+            subjects = sorted(stood | {key.split("|")[1] for key in now if key.startswith("calibration|")})
             chance = self._chance(CALIBRATION_SHARE, len(subjects)) * 2  # one side only
             for subject in subjects:
                 said = calibration_of(subject)
@@ -199,7 +200,7 @@ class LabelJudge:
     ) -> Signal | None:
         measure = measured(now)
         if measure is None:
-            return None
+            return Signal(level, subject, statistic, at_us, 0.0, 1.0, 0.0)
         usual = self._usual(f"{level}/{subject}/{statistic}", blocks)
         past = [
             one

@@ -40,7 +40,9 @@ class LossBook:
 
         `learns`: the unit of a regression may be learnt from them.
         """
-        return {subject: self._losses(subject, served, codes, learns) for subject, served in scores.items()}
+        return {
+            subject: self._losses(subject, served, codes, learns=learns) for subject, served in scores.items()
+        }
 
     def step(
         self,
@@ -111,11 +113,11 @@ class LossBook:
             np.add.at(sums[:, column], classes, values)
         return [(int(rows[at]), change) for at, change in series.step(mine, classes, known_us[rows])]
 
-    def _losses(self, subject: str, scores: Floats, codes: Floats, learns: bool) -> Ints:
+    def _losses(self, subject: str, scores: Floats, codes: Floats, *, learns: bool) -> Ints:
         """int64[n], in LOSS_UNITS; -1 where there was no score."""
         if self._kind == "regression":
             errors = np.where(present(scores), np.abs(scores - codes), np.nan)
-            losses = self._relative_errors(subject, errors, learns)
+            losses = self._relative_errors(subject, errors, learns=learns)
         else:
             least = float(np.exp(-MOST_NATS))
             there = present(scores)
@@ -126,7 +128,7 @@ class LossBook:
         )
         return found
 
-    def _relative_errors(self, subject: str, errors: Floats, learns: bool) -> Floats:
+    def _relative_errors(self, subject: str, errors: Floats, *, learns: bool) -> Floats:
         """error / (error + unit): 0 for none, a half for the usual error of the first labels, below 1 for every one."""
         first = self._first_errors.setdefault(subject, [])
         rows = np.flatnonzero(np.isfinite(errors))

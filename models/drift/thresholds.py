@@ -95,7 +95,7 @@ def _null(reference: Reference, folds: Ints, length: int) -> Floats:
         np.broadcast_to(reference.usual_largest, reference.largest.shape),
     )
     if length != reference.window_us // reference.step_us:
-        largest = usual_largest
+        largest, usual = usual_largest, found[:, reference.layout.rows]
     windows = Windows(
         _summed(found, length),
         _summed(expected, length),

@@ -153,6 +153,7 @@ class DriftWatch:
         found = msgspec.msgpack.decode(state, type=_State)
         self._version, self._stalled = found.version, set(found.stalled)
         self._refer(found.referred)
+        self._referred = found.referred  # also where it cannot be read now: the next restart asks again
         self._data.restore(found.data)
         self._labels.restore(found.labels)
         self._incidents.restore(found.incidents)

@@ -150,9 +150,18 @@ def test_from_twice_the_threshold_it_is_critical_and_says_so_at_once():
     ]
 
 
-@pytest.mark.parametrize(("subject", "severity"), [("score", "critical"), ("tree", "warning")])
-def test_what_was_served_being_worse_is_critical(subject, severity):
-    [alert] = incidents().hear("labels", 0, [signal(subject, 1.1, 0, "concept")], complete=False)
+@pytest.mark.parametrize(
+    ("subject", "more", "severity"),
+    [
+        ("score", {}, "critical"),
+        ("tree", {}, "warning"),
+        ("score", {"segment": "country=LI"}, "warning"),
+        ("score", {"statistic": "calibration"}, "warning"),
+    ],
+)
+def test_what_was_served_being_worse_for_all_is_critical(subject, more, severity):
+    lost = msgspec.structs.replace(signal(subject, 1.1, 0, "concept"), **{"statistic": "loss", **more})
+    [alert] = incidents().hear("labels", 0, [lost], complete=False)
     assert alert.severity == severity
 
 
@@ -194,13 +203,43 @@ def test_what_an_alert_triggers_stands_on_one_record():
     assert [alert.triggers for alert in (raised, updated, worse)] == [("retrain-requested",), ("reset",), ()]
 
 
-def test_causes_of_before_are_kept_until_it_becomes_critical():
+def test_causes_of_before_are_kept_until_something_else_that_is_worse_leads():
     one, amount = incidents(), signal("amount", 1.1)
     [raised] = one.hear("served", 0, [amount], explained=lambda signals: (signals[0].subject,))
     [updated] = one.hear("served", HOUR, [amount, signal("score", 1.2, level="prediction")])
     assert raised.why == updated.why == ("amount",)
     [worse] = one.hear("served", 2 * HOUR, [signal("amount", 2.5)])
+    assert worse.why == ("amount",)
+
+    another = incidents()
+    another.hear("served", 0, [amount], explained=lambda signals: (signals[0].subject,))
+    [worse] = another.hear("served", HOUR, [amount, signal("country", 2.5)])
     assert worse.why == ()
+
+
+def test_what_was_calm_for_a_window_while_something_else_moves_is_told_and_triggers_anew():
+    one = incidents(triggers={"concept": ["retrain-requested"]})
+    told = []
+    for hour in range(60 * DAY):
+        told += one.hear("served", hour * HOUR, [signal("amount", 1.5, hour)])
+        lost = 4.0 if 30 <= hour < 60 or 900 <= hour < 1_100 else 0.0
+        told += one.hear("labels", hour * HOUR, [signal("score", lost, hour, "concept")], complete=False)
+    assert {alert.alert for alert in told} == {"shop/data/amount/1970-01-01T00:00:00Z"}
+    triggering = [alert.at for alert in told if alert.triggers]
+    assert triggering == ["1970-01-02T06:00:00Z", "1970-02-07T12:00:00Z"]
+
+
+def test_a_title_is_about_what_moves_and_nothing_is_told_while_all_is_calm():
+    one, told = incidents(), []
+    for hour in range(30):
+        volume = Signal("data", "volume", "log_ratio", hour * HOUR, 0.1, 0.1, 1.2 if hour < 2 else 0.0)
+        told += one.hear("served", hour * HOUR, [volume, signal("amount", 1.0 + 0.3 * hour, hour)])
+    assert "volume" in told[0].title and all("amount" in alert.title for alert in told[2:]) and len(told) > 3
+    calm, heard = incidents(), []
+    for hour in range(20):
+        now = [signal("a", 1.2 if hour < 2 else 0.0), signal("b", 1.1 if hour == 2 else 0.0)]
+        heard += calm.hear("served", hour * HOUR, now)
+    assert all(max(one.strength for one in alert.signals) >= 0.7 for alert in heard)
 
 
 def test_an_alert_that_ends_says_what_it_was():

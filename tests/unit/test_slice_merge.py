@@ -8,7 +8,8 @@ import numpy as np
 
 from models.drift.columns import Column
 from models.drift.time_slice import Counting, WatchedRows, encoded
-from streams.slice_merge import MOST_COUNTS, MOST_WAITING, DeadLetters, SliceMerge
+from streams import slice_merge
+from streams.slice_merge import MOST_COUNTS, DeadLetters, SliceMerge
 
 COLUMNS = (Column("amount", "number", "feature"),)
 LENGTH = 60
@@ -62,15 +63,31 @@ def test_the_order_of_partitions_does_not_matter():
     assert len(merged(1)) == 10
 
 
-def test_a_partition_that_nobody_watches_does_not_hold_everything_back_for_ever(caplog):
-    merge = SliceMerge(COLUMNS, 2)
-    found = [
-        one for start in range(0, 60 * (MOST_WAITING + 3), 60) for one in merge.take(0, counted(start, 1.0))
-    ]
-    assert starts(found) == [0, 60, 120]
-    assert merge.waiting == MOST_WAITING
+def test_a_partition_that_nobody_watches_does_not_hold_everything_back_for_ever(caplog, monkeypatch):
+    monkeypatch.setattr(slice_merge, "MOST_WAITING_BYTES", 4_000)
+    merge, found = SliceMerge(COLUMNS, 2), []
+    for start in range(0, 60 * 1_000, 60):
+        found += merge.take(0, counted(start, 1.0))
+        merge = SliceMerge(COLUMNS, 2, merge.state())
+    assert starts(found) == list(range(0, 60 * len(found), 60))
+    assert 20 < merge.waiting == 1_000 - len(found) < 200
     assert "not every partition" in caplog.text
     assert merge.take(1, counted(0, 1.0)) == [], "too late: that span is merged"
+
+
+def test_a_partition_that_is_far_ahead_of_the_others_is_waited_for():
+    merge, rows = SliceMerge(COLUMNS, 2), 0
+    for partition in range(2):
+        for start in range(0, 60 * 500, 60):
+            rows += sum(one.rows for one in merge.take(partition, counted(start, 1.0)))
+    assert rows == 1_000
+
+
+def test_counts_are_bounded_also_while_no_slice_takes_them():
+    dead = DeadLetters(LENGTH)
+    for start in range(3 * MOST_COUNTS):
+        dead.take("dead/0", {start * LENGTH: {"not_json": 1}})
+    assert len(dead.state()) == MOST_COUNTS
 
 
 def test_dead_letters_come_with_the_slice_of_their_time_and_late_ones_with_the_next():
