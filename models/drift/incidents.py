@@ -290,15 +290,13 @@ class Incidents:
         )
 
     def _forget_calm(self, incident: Incident, clock: Clock, at_us: int) -> None:
-        """While something still moves, what was calm for a window is none of it any more: it may be told, and trigger, anew."""
+        """While something still moves, what was calm for a window is none of it any more: it is told when it comes again."""
         if not incident.moving:
             return
         for name, member in list(incident.members.items()):
             same = CLOCKS[member.signal.level] == clock
             if same and member.calm and at_us - member.calm_us >= self._terms.window_us:
                 del incident.members[name]
-        still = {one for level in incident.levels for one in self._terms.triggers.get(level, ())}
-        incident.triggered = tuple(one for one in incident.triggered if one in still)
 
     def _over(self, incident: Incident) -> bool:
         """Whether everything of it has been calm for a whole window, by the clock that it was measured by."""

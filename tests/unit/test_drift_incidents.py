@@ -217,7 +217,7 @@ def test_causes_of_before_are_kept_until_something_else_that_is_worse_leads():
     assert worse.why == ()
 
 
-def test_what_was_calm_for_a_window_while_something_else_moves_is_told_and_triggers_anew():
+def test_what_was_calm_for_a_window_while_something_else_moves_is_told_when_it_comes_again():
     one = incidents(triggers={"concept": ["retrain-requested"]})
     told = []
     for hour in range(60 * DAY):
@@ -225,8 +225,8 @@ def test_what_was_calm_for_a_window_while_something_else_moves_is_told_and_trigg
         lost = 4.0 if 30 <= hour < 60 or 900 <= hour < 1_100 else 0.0
         told += one.hear("labels", hour * HOUR, [signal("score", lost, hour, "concept")], complete=False)
     assert {alert.alert for alert in told} == {"shop/data/amount/1970-01-01T00:00:00Z"}
-    triggering = [alert.at for alert in told if alert.triggers]
-    assert triggering == ["1970-01-02T06:00:00Z", "1970-02-07T12:00:00Z"]
+    assert [alert.at for alert in told if alert.triggers] == ["1970-01-02T06:00:00Z"], "once for an alert"
+    assert {"1970-01-02T06:00:00Z", "1970-02-07T12:00:00Z"} <= {alert.at for alert in told}
 
 
 def test_a_title_is_about_what_moves_and_nothing_is_told_while_all_is_calm():
