@@ -176,7 +176,7 @@ def _topics(settings: Settings, pipeline: Pipeline, admin: TopicAdmin) -> Findin
     except TopicError as error:
         return Finding("topics", ACT, str(error), f"driftwood topics show {pipeline.name}", "topics")
     single = [topic.name.partition(".")[2] for topic in topics if topic.single]
-    more = f" ({' and '.join(single)}: one)" if single else ""
+    more = f" ({', '.join(single)}: one)" if single else ""
     what = f"{len(identities)} topics of {pipeline.name}, {settings.partitions} partitions each{more}"
     return Finding("topics", OK, what)
 

@@ -15,7 +15,7 @@ from tests.dying_worker import NOTE, Death, DyingWorkers, fork_workers, replace_
 # "after trigger": what an alert triggers stands on control, the alert is not written. "after deliver": everything is
 # written, and no state knows of it. "in store": Redis has the state, and the monitor does not know.
 SLICE_POINTS = ("before deliver", "after deliver", "in store")
-ALERT_POINTS = ("before deliver", "after trigger", "after deliver", "in store")
+ALERT_POINTS = ("before deliver", "after trigger", "after deliver")
 
 # Of slices it dies with the second batch of which something came, so that the one before it is stored or not, as it comes.
 AT_NUMBER = {"watch-slices": 2, "watch-alerts": 1}

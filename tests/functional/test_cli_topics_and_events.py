@@ -280,7 +280,8 @@ def test_up_prints_addresses_creates_topics_and_ends_on_a_signal(anywhere):
     assert running.stdout is not None
     addresses = json.loads(running.stdout.readline())
     topics = addresses["topics"]
-    assert {topics.pop(single) for single in ("flights.outcomes", "flights.control")} == {1}
+    single = ("flights.outcomes", "flights.control", "flights.drift-slices", "flights.drift-alerts")
+    assert {topics.pop(name) for name in single} == {1}
     assert set(topics.values()) == {2} and "flights.hop-origin" in topics
     anywhere.environment.update(
         DRIFTWOOD_BROKERS=addresses["brokers"], DRIFTWOOD_REDIS_URL=addresses["redis_url"]

@@ -87,7 +87,7 @@ def world(tmp_path: Path, embedded: Runtime, unique_name: str, monkeypatch: pyte
 
 def test_before_anybody_has_learnt_it_says_how_to_begin_and_makes_no_key(world):
     (topics,) = world.found("topics")
-    assert topics.what.endswith("4 partitions each (outcomes and control: one)")
+    assert topics.what.endswith("4 partitions each (outcomes, control, drift-slices, drift-alerts: one)")
     (snapshot,) = world.found("snapshot")
     assert (snapshot.level, snapshot.heading) == (HINT, "no-snapshot") and "driftwood learn" in snapshot.do
     assert [finding.level for finding in world.found("signing key")] == [OK]
