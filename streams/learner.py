@@ -31,6 +31,7 @@ from streams.learner_states import Copies, LearnerMaker, LearnerStates, Sealing
 from streams.metrics import Metrics
 from streams.mini_batches import Junk, MiniBatches, OutcomeReader, Stepped
 from streams.predict_road import Publishing
+from streams.stage import HeldBytes
 
 log = logging.getLogger(__name__)
 
@@ -46,15 +47,6 @@ COPY_EVERY_S = 3_600.0
 
 
 @dataclass
-class Held:
-    """What of the learner is in memory, for metrics: bytes of its newest state, and snapshots that were dropped."""
-
-    entities: int = 1
-    nbytes: int = 0
-    evictions: int = 0
-
-
-@dataclass
 class LearnMemory:
     """The learner, and how far it is. `applied`: its newest published snapshot; `batches`: what was stepped since."""
 
@@ -63,7 +55,7 @@ class LearnMemory:
     applied: int
     batches: MiniBatches
     in_flight: tuple[int, ...] = ()
-    state: Held = field(default_factory=Held)
+    state: HeldBytes = field(default_factory=HeldBytes)
     publishing: asyncio.Task[None] | None = None
     later: asyncio.TimerHandle | None = None  # the next snapshot, when it is not time yet
     began_s: float = float("-inf")  # the newest snapshot, by the stage's clock

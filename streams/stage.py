@@ -8,6 +8,7 @@ in `StageMemory`; a worker only ever hands a memory back to the stage that made 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from features.store import PartitionId, Refused
@@ -28,6 +29,15 @@ class Held(Protocol):
     @property
     def evictions(self) -> int:
         """How many had to make room since the partition was opened."""
+
+
+@dataclass
+class HeldBytes:
+    """`Held` of a stage whose state is one piece: the bytes of the newest one."""
+
+    entities: int = 1
+    nbytes: int = 0
+    evictions: int = 0
 
 
 class StageMemory(Protocol):

@@ -25,6 +25,7 @@ from features.store import NOTHING_APPLIED, PartitionId, Refused
 from features.watch_store import Watched, WatchState, WatchStore
 from streams.batch import Partition, Record
 from streams.metrics import Metrics
+from streams.stage import HeldBytes
 
 log = logging.getLogger(__name__)
 
@@ -59,15 +60,6 @@ class Watching(Protocol[T_co]):
 
 
 @dataclass
-class Held:
-    """What of a partition is in memory, for metrics: the bytes of its newest state."""
-
-    entities: int = 1
-    nbytes: int = 0
-    evictions: int = 0
-
-
-@dataclass
 class WatchMemory(Generic[T]):
     """One partition. `applied`: the last record of the newest stored state; `stands`: as the store has it, which differs
     where the state could not be used or records are gone; `taken`: the last record that was counted."""
@@ -79,7 +71,7 @@ class WatchMemory(Generic[T]):
     taken: int
     work: Watching[T]
     in_flight: tuple[int, ...] = ()
-    state: Held = field(default_factory=Held)
+    state: HeldBytes = field(default_factory=HeldBytes)
     stored_s: float = float("-inf")
     owes: bool = False  # something came of the records since the newest state
     said: str = ""
@@ -135,7 +127,7 @@ class WatchStage(Generic[T]):
         state = loaded.state if known else None
         applied = await self._from(partition, loaded if known else None)
         work = await self._in_thread(self.make, partition, state)
-        held = Held(nbytes=len(state or b""))
+        held = HeldBytes(nbytes=len(state or b""))
         return WatchMemory(partition, loaded.epoch, applied, loaded.applied, applied, work, state=held)
 
     async def _from(self, partition: PartitionId, loaded: Watched | None) -> int:
@@ -203,7 +195,7 @@ class WatchStage(Generic[T]):
             self.metrics.refused.labels(self.name, refused.why).inc()
             return refused
         memory.applied = memory.stands = last
-        memory.state = Held(nbytes=len(state))
+        memory.state = HeldBytes(nbytes=len(state))
         memory.said = ""
         return None
 

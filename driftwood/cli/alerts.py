@@ -12,7 +12,16 @@ import typer
 
 from driftwood.cli import output
 from driftwood.cli.deciding import decide, learning, now_text, time_text
-from driftwood.cli.options import AsJson, Overrides, PipelineArgument, SettingsFile, loaded
+from driftwood.cli.options import (
+    AsJson,
+    Follow,
+    FromStart,
+    Overrides,
+    PipelineArgument,
+    SettingsFile,
+    StopAfter,
+    loaded,
+)
 
 if TYPE_CHECKING:
     from driftwood.alerts import Board, Decisions
@@ -78,7 +87,7 @@ def list_(
 
     now = datetime.now(UTC)
     first_us = None if since is None else since_us(since, now)
-    board = _board(pipeline, settings, overrides)
+    board = _board(loaded(settings, overrides), learning(pipeline))
     shown = [
         life
         for life in board.lives
@@ -114,7 +123,7 @@ def show(
     from driftwood.alerts import as_data
     from driftwood.alerts_view import blocks
 
-    board, now = _board(pipeline, settings, overrides), datetime.now(UTC)
+    board, now = _board(loaded(settings, overrides), learning(pipeline)), datetime.now(UTC)
     life = board.find(alert)
     if as_json:
         records = msgspec.to_builtins(life.records)
@@ -129,16 +138,12 @@ def show(
 )
 def tail(
     pipeline: PipelineArgument,
-    from_start: Annotated[
-        bool, typer.Option("--from-start", help="From the oldest record, not from now on.")
-    ] = False,
-    follow: Annotated[
-        bool, typer.Option("--follow/--no-follow", help="Wait for more at the end, or stop there.")
-    ] = True,
+    from_start: FromStart = False,
+    follow: Follow = True,
     silenced: Annotated[
         bool, typer.Option("--silenced", help="Also alerts that are silenced; they are left out otherwise.")
     ] = False,
-    limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="Stop after so many.")] = None,
+    limit: StopAfter = None,
     settings: SettingsFile = None,
     overrides: Overrides = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
@@ -184,7 +189,7 @@ def ack(
     from streams.control import AlertAck
 
     values, declared = loaded(settings, overrides), learning(pipeline)
-    life = _board(pipeline, settings, overrides).find(alert)
+    life = _board(values, declared).find(alert)
     record = AlertAck(life.last.alert, now_text(), getpass.getuser(), note)
     decide(declared, values, record)
     if as_json:
@@ -265,11 +270,10 @@ def _about(level: str | None, subject: str | None) -> str:
     return " ".join([*parts, *([f"about {subject}"] if subject else [])])
 
 
-def _board(reference: str, settings_file: SettingsFile, overrides: Overrides) -> Board:
+def _board(settings: Settings, pipeline: Pipeline) -> Board:
     from driftwood.alerts import board_of
 
-    values, declared = loaded(settings_file, overrides), learning(reference)
-    return board_of(values, _checked(declared, values))
+    return board_of(settings, _checked(pipeline, settings))
 
 
 def _checked(pipeline: Pipeline, settings: Settings) -> LearnTopics:

@@ -31,6 +31,11 @@ Overrides = Annotated[
         "--set", metavar="NAME=VALUE", help="One setting, over environment and file. May be repeated."
     ),
 ]
+FromStart = Annotated[bool, typer.Option("--from-start", help="From the oldest record, not from now on.")]
+Follow = Annotated[
+    bool, typer.Option("--follow/--no-follow", help="Wait for more at the end, or stop there.")
+]
+StopAfter = Annotated[int | None, typer.Option("--limit", metavar="N", min=1, help="Stop after so many.")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout instead of text.")]
 
 

@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from driftwood.cli import output
-from driftwood.cli.options import AsJson, Overrides, PipelineArgument, SettingsFile, loaded, named
+from driftwood.cli.options import (
+    AsJson,
+    Follow,
+    FromStart,
+    Overrides,
+    PipelineArgument,
+    SettingsFile,
+    StopAfter,
+    loaded,
+    named,
+)
 from features.errors import DeveloperError
 
 if TYPE_CHECKING:
@@ -96,13 +106,9 @@ def tail(
         str, typer.Argument(metavar="TOPIC", help="predictions, dead-letters, events or hop-<entity>.")
     ],
     pipeline: PipelineArgument,
-    from_start: Annotated[
-        bool, typer.Option("--from-start", help="From the oldest record, not from now on.")
-    ] = False,
-    follow: Annotated[
-        bool, typer.Option("--follow/--no-follow", help="Wait for more at the end, or stop there.")
-    ] = True,
-    limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="Stop after so many.")] = None,
+    from_start: FromStart = False,
+    follow: Follow = True,
+    limit: StopAfter = None,
     personal: Annotated[
         bool,
         typer.Option(

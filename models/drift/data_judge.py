@@ -105,13 +105,20 @@ class DataJudge:
         self._slices = [decoded(zlib.decompress(one)) for one in self._packed]
         self._feed, self._active = known.feed, {one.name: one for one in known.active}
         self._made_us = known.made_us if same else 0
-        self._use(self._trailing() if self._trailing_us else self._reference)
+        if self._trailing_us:
+            self._use(self._trailing())
+        else:  # its thresholds are there, which take seconds
+            self._count_again()
 
     def _use(self, reference: Reference | None) -> None:
         self._reference = reference
         ready = reference is not None and reference.ready
         budget = self._drift.false_alarms_a_month
         self._thresholds = calibrated(reference, budget) if reference is not None and ready else None
+        self._count_again()
+
+    def _count_again(self) -> None:
+        reference = self._reference
         width = reference.layout.count if reference is not None else 0
         self._found, self._expected, self._rows = GrowingRows(width), GrowingRows(width), GrowingRows(1)
         for one in self._slices if reference is not None else ():
